@@ -1,0 +1,3 @@
+//! Leveret: an AMQP 0-9-1 message broker.
+pub mod amqp;
+pub mod refusal;
