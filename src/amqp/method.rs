@@ -1,8 +1,8 @@
 //! Methods: class id, method id, arguments.
 
 use super::table::{Fields, Malformed};
+use amq_protocol::frame::WriteContext;
 use amq_protocol::protocol::{AMQPClass, gen_class, parse_class};
-use amq_protocol::types::generation::WriteContext;
 
 /// A method as a client sends it.
 #[derive(Debug, PartialEq)]
@@ -205,7 +205,7 @@ impl<'a> Arguments<'a> {
 /// Writes a method as a frame. For the rare methods; the frequent ones have functions of their own below.
 pub fn write(out: &mut Vec<u8>, channel: u16, method: &AMQPClass) {
     super::frame::write(out, super::frame::METHOD, channel, |out| {
-        let encoded = gen_class(method)(WriteContext::from(Vec::new()));
+        let encoded = gen_class(method)(WriteContext::from(Vec::<u8>::new()));
         let (octets, _) = encoded.expect("writing to memory can't fail").into_inner();
         out.extend_from_slice(&octets);
     });
@@ -347,7 +347,8 @@ mod tests {
     #[test]
     fn what_amq_protocol_writes_is_read_by_hand() {
         let mut out = Vec::new();
-        let publish = basic::Publish { exchange: "e".into(), routing_key: "k".into(), mandatory: true, immediate: false };
+        let publish =
+            basic::Publish { exchange: "e".into(), routing_key: "k".into(), mandatory: true, immediate: false };
         write(&mut out, 1, &AMQPClass::Basic(basic::AMQPMethod::Publish(publish)));
         let payload = &out[7..out.len() - 1];
         let Ok(Method::Publish(read)) = decode(payload) else { panic!() };

@@ -163,11 +163,12 @@ fn long<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use amq_protocol::frame::WriteContext;
     use amq_protocol::protocol::basic::{AMQPProperties, gen_properties};
-    use amq_protocol::types::{AMQPValue, FieldTable, generation::WriteContext};
+    use amq_protocol::types::{AMQPValue, FieldTable};
 
     fn encode(properties: &AMQPProperties) -> Vec<u8> {
-        gen_properties(properties)(WriteContext::from(Vec::new())).unwrap().into_inner().0
+        gen_properties(properties)(WriteContext::from(Vec::<u8>::new())).unwrap().into_inner().0
     }
 
     #[test]
