@@ -1,0 +1,18 @@
+//! Who may log in, and what they may do.
+//!
+//! Users, password hashes and permissions as RabbitMQ has them, so that its exports keep their meaning; and the SASL
+//! responses that clients log in with. All of it is plain values and functions: who the users are is the broker's to know.
+
+mod loopback;
+mod password;
+mod pattern;
+mod permission;
+pub mod sasl;
+mod user;
+
+pub use loopback::is_loopback;
+pub use password::{Algorithm, Secret, hash, verify};
+pub use pattern::{Pattern, Unusable};
+pub use permission::{Access, DEFAULT_EXCHANGE, Permission, TopicPermission};
+pub use sasl::Login;
+pub use user::{User, UserLimits};
