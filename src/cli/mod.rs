@@ -1,0 +1,114 @@
+//! The command line.
+//!
+//! `leveret` alone serves. The flags of `serve` come from the table of settings, so that there is one for each and its help says what
+//! the reference says; what they mean is decided in `config`.
+
+mod check;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::written::Remark;
+
+/// What a process ends with when its configuration is wrong: `EX_CONFIG` of sysexits.h, as RabbitMQ's tools do.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// An AMQP 0-9-1 message broker that RabbitMQ's clients and tools can talk to.
+#[derive(Debug, Parser)]
+#[command(name = "leveret", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Arguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker; the same as no command at all
+    Serve(serve::Arguments),
+    /// Say what is wrong with settings or definitions, without running anything
+    ///
+    /// Takes settings (leveret.toml, rabbitmq.conf or a folder of such files) and definitions (JSON or TOML), and tells which a
+    /// file is. Every mistake is named with its line. Exit code: 0 if all files are right, 78 if one isn't.
+    Check {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Reads the process's arguments and does what they say. `serve` runs the broker until it's told to stop; the warnings about its
+/// configuration are for its log.
+pub fn run(serve: fn(Config, Vec<Remark>) -> ExitCode) -> ExitCode {
+    let Cli { command, serve: arguments } = Cli::parse();
+    match command.unwrap_or(Command::Serve(arguments)) {
+        Command::Serve(arguments) => match Config::load(&arguments.sources()) {
+            Ok((config, warnings)) => serve(config, warnings),
+            Err(remarks) => {
+                eprint!("{remarks}");
+                ExitCode::from(EXIT_CONFIG)
+            }
+        },
+        Command::Check { files } => check::run(&files),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::SETTINGS;
+
+    fn sources(arguments: &[&str]) -> crate::config::Sources {
+        let cli = Cli::try_parse_from(std::iter::once(&"leveret").chain(arguments)).unwrap();
+        match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+            Command::Serve(arguments) => arguments.sources(),
+            Command::Check { .. } => panic!("not serve"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_is_serve() {
+        for arguments in
+            [&["--amqp-port", "0", "--config", "x.toml"][..], &["serve", "--amqp-port=0", "--config=x.toml"]]
+        {
+            let sources = sources(arguments);
+            assert_eq!(sources.flags, [("amqp_port".to_owned(), vec!["0".to_owned()])]);
+            assert_eq!(sources.file, Some("x.toml".into()));
+        }
+    }
+
+    #[test]
+    fn lists_may_be_given_piece_by_piece() {
+        let flags =
+            sources(&["--definitions", "a.json", "--definitions", "b.toml", "--heartbeat", "5", "--heartbeat", "6"])
+                .flags;
+        let of = |key: &str| flags.iter().find(|(name, _)| name == key).unwrap().1.join(" ");
+        assert_eq!(of("definitions"), "a.json b.toml");
+        assert_eq!(of("heartbeat"), "6");
+    }
+
+    #[test]
+    fn every_setting_but_a_secret_has_a_flag_and_its_help() {
+        let mut command = Cli::command();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_long_help().to_string();
+        for setting in SETTINGS {
+            match setting.flag() {
+                Some(flag) => assert!(help.contains(&format!("--{flag} ")), "{flag}"),
+                None => assert!(setting.key.contains("pass"), "{}", setting.key),
+            }
+        }
+        assert!(!help.contains("pass "));
+    }
+}

@@ -1,0 +1,27 @@
+use std::collections::BTreeMap;
+
+use super::settings::Setting;
+use crate::written::{Place, Tree};
+
+/// A setting's value as it was written; not `Debug`, as it may be a password.
+#[derive(Clone)]
+pub struct Written {
+    pub value: Tree,
+    pub place: Place,
+    /// What the setting is called in that place.
+    pub name: String,
+}
+
+/// What was written for each setting; a later source covers an earlier one.
+#[derive(Default)]
+pub struct Layers(BTreeMap<&'static str, Written>);
+
+impl Layers {
+    pub fn set(&mut self, setting: &'static Setting, value: Tree, place: Place, name: impl Into<String>) {
+        self.0.insert(setting.key, Written { value, place, name: name.into() });
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Written> {
+        self.0.get(key)
+    }
+}

@@ -1,0 +1,484 @@
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::layers::{Layers, Written};
+use super::settings::{Default, Kind, Setting};
+use super::sources::Sources;
+use super::units::{self, Listen};
+use crate::auth::{Pattern, Secret};
+use crate::written::{Node, Place, Remarks, Tree};
+
+/// What the broker was told, checked: every value is in its range and every default filled in.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    /// Nobody named that folder; it was chosen for the user who started the broker.
+    pub data_dir_defaulted: bool,
+    pub bind: Vec<IpAddr>,
+    /// Where AMQP is spoken; port 0 takes a free one. May be empty.
+    pub amqp_listeners: Vec<SocketAddr>,
+    /// Where AMQP is spoken over TLS; if there is one, `tls` has a certificate and a key.
+    pub amqps_listeners: Vec<SocketAddr>,
+    pub http_listener: Option<SocketAddr>,
+    pub metrics_listener: Option<SocketAddr>,
+    pub tls: Tls,
+
+    pub durability: Durability,
+    /// Bytes of message bodies kept in memory, all queues together.
+    pub messages_memory: u64,
+    /// Bytes of message bodies that one queue keeps in memory.
+    pub queue_memory: u64,
+    /// Bytes the store gathers in memory before it writes a file.
+    pub store_write_buffer: u64,
+    /// Bytes that may wait for the disk before publishers have to.
+    pub unsynced_max: u64,
+    /// Threads that serve connections; `None` is one a processor.
+    pub workers: Option<usize>,
+
+    pub handshake_timeout: Duration,
+    /// Seconds; 0 is none.
+    pub heartbeat_s: u16,
+    /// Octets.
+    pub frame_max: u32,
+    /// Octets of a frame before the client has logged in.
+    pub initial_frame_max: u32,
+    /// 0 is as many as there are numbers.
+    pub channel_max: u16,
+    pub max_connections: Option<u32>,
+    pub consumer_max_per_channel: Option<u32>,
+    /// Bytes of a message's body; at most 512 MiB.
+    pub max_message_size: u64,
+
+    pub default_user: String,
+    pub default_pass: Secret,
+    pub default_vhost: String,
+    pub default_user_tags: Vec<String>,
+    pub default_permissions: DefaultPermissions,
+    /// Users who may only connect from this machine.
+    pub loopback_users: Vec<String>,
+    /// Who SASL ANONYMOUS logs in as, and with which password.
+    pub anonymous_login: Option<(String, Secret)>,
+    /// Files and folders of definitions to load at start.
+    pub definitions: Vec<PathBuf>,
+
+    /// `classic`, `quorum` or `stream`.
+    pub default_queue_type: String,
+    pub permit_transient_nonexclusive_queues: bool,
+    pub permit_global_qos: bool,
+
+    /// What clients are told; Celery and others choose features by it.
+    pub product_name: String,
+    pub product_version: String,
+    pub node_name: String,
+    pub cluster_name: String,
+
+    pub log: Log,
+}
+
+/// When a persistent message counts as safe, and its publisher is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When the disk has it.
+    Fsync,
+    /// When the operating system has it: survives the broker, not the machine.
+    Os,
+    /// Messages don't outlive the broker.
+    Memory,
+}
+
+/// Certificates of the listeners for TLS.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub certfile: Option<PathBuf>,
+    pub keyfile: Option<PathBuf>,
+    pub cacertfile: Option<PathBuf>,
+    pub password: Option<Secret>,
+    pub verify: Verify,
+    /// Only with [`Verify::Peer`].
+    pub fail_if_no_peer_cert: bool,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    None,
+    Peer,
+}
+
+/// The first user's rights in the first virtual host; each is a pattern that `auth` understands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultPermissions {
+    pub configure: String,
+    pub write: String,
+    pub read: String,
+}
+
+/// What is logged, and how it looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Directives that `tracing_subscriber::EnvFilter` takes.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// As RabbitMQ's, a line each: `2026-11-23 15:55:28.019764+00:00 [info] text`.
+    Plain,
+    /// A JSON object each.
+    Json,
+}
+
+/// Makes of what was written what it means. Every mistake is noted; where there is one the value is only a stand-in.
+pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Config {
+    let mut meaning = Meaning { layers, remarks };
+    let bind = meaning.addresses("bind");
+    let data_dir = meaning.path("data_dir");
+    let node_name = meaning.given_text("node_name").unwrap_or_else(|| format!("leveret@{}", sources.host.name));
+    let cluster_name = meaning.given_text("cluster_name").unwrap_or_else(|| node_name.clone());
+    let tls = meaning.tls();
+    let amqps_listeners = meaning.listeners("amqps_port", &bind);
+    if !amqps_listeners.is_empty() && (tls.certfile.is_none() || tls.keyfile.is_none()) {
+        meaning.mistake("amqps_port", "needs a certificate and its key: tls.certfile and tls.keyfile");
+    }
+    Config {
+        data_dir_defaulted: data_dir.is_none(),
+        data_dir: data_dir.unwrap_or_else(|| sources.default_data_dir()),
+        amqp_listeners: meaning.listeners("amqp_port", &bind),
+        amqps_listeners,
+        http_listener: meaning.listener("http_port", &bind),
+        metrics_listener: meaning.listener("metrics_port", &bind),
+        bind,
+        tls,
+
+        durability: meaning.choice(
+            "durability",
+            &[("fsync", Durability::Fsync), ("os", Durability::Os), ("memory", Durability::Memory)],
+        ),
+        messages_memory: meaning.bytes("messages_memory"),
+        queue_memory: meaning.bytes("queue_memory"),
+        store_write_buffer: meaning.bytes("store_write_buffer"),
+        unsynced_max: meaning.bytes("unsynced_max"),
+        workers: meaning.number("workers"),
+
+        handshake_timeout: meaning.time("handshake_timeout"),
+        heartbeat_s: meaning.seconds("heartbeat"),
+        frame_max: meaning.bytes("frame_max"),
+        initial_frame_max: meaning.bytes("initial_frame_max"),
+        channel_max: meaning.number("channel_max").unwrap_or_default(),
+        max_connections: meaning.number("max_connections"),
+        consumer_max_per_channel: meaning.number("consumer_max_per_channel"),
+        max_message_size: meaning.bytes("max_message_size"),
+
+        default_user: meaning.text("default_user"),
+        default_pass: Secret::new(meaning.text("default_pass")),
+        default_vhost: meaning.text("default_vhost"),
+        default_user_tags: meaning.words("default_user_tags"),
+        default_permissions: DefaultPermissions {
+            configure: meaning.pattern("default_permissions.configure"),
+            write: meaning.pattern("default_permissions.write"),
+            read: meaning.pattern("default_permissions.read"),
+        },
+        loopback_users: meaning.words("loopback_users"),
+        anonymous_login: match meaning.text("anonymous_login_user") {
+            user if user == "none" => None,
+            user => Some((user, Secret::new(meaning.text("anonymous_login_pass")))),
+        },
+        definitions: meaning.words("definitions").into_iter().map(PathBuf::from).collect(),
+
+        default_queue_type: meaning.text("default_queue_type"),
+        permit_transient_nonexclusive_queues: meaning.boolean("permit_transient_nonexclusive_queues"),
+        permit_global_qos: meaning.boolean("permit_global_qos"),
+
+        product_name: meaning.text("product_name"),
+        product_version: meaning.text("product_version"),
+        node_name,
+        cluster_name,
+
+        log: Log {
+            filter: meaning.filter("log.level"),
+            format: meaning.choice("log.format", &[("plain", LogFormat::Plain), ("json", LogFormat::Json)]),
+        },
+    }
+}
+
+/// Reads settings one by one.
+struct Meaning<'a> {
+    layers: &'a Layers,
+    remarks: &'a mut Remarks,
+}
+
+impl Meaning<'_> {
+    /// What was written, or else the default, as `read` understands it. Where it doesn't, that is a mistake: `read` may
+    /// say why, or else what is allowed is told.
+    fn read<T>(&mut self, key: &str, read: impl Fn(&Tree) -> Result<T, String>) -> T {
+        let setting = setting(key);
+        match self.layers.get(key).map(|written| (written, read(&written.value))) {
+            Some((_, Ok(value))) => return value,
+            Some((written, Err(what))) => self.remarks.mistake(written.place.clone(), &*written.name, what),
+            None => {}
+        }
+        read(&default(setting).expect("only settings with a written default are read")).expect("a default is right")
+    }
+
+    fn mistake(&mut self, key: &str, what: &str) {
+        match self.layers.get(key) {
+            Some(Written { place, name, .. }) => self.remarks.mistake(place.clone(), name, what),
+            None => self.remarks.mistake(Place::CommandLine, key, what),
+        }
+    }
+
+    fn text(&mut self, key: &str) -> String {
+        let kind = setting(key).kind;
+        self.read(key, |value| {
+            let text = match value {
+                Tree::Text(text) => text.clone(),
+                Tree::Integer(number) => number.to_string(),
+                Tree::Bool(value) => value.to_string(),
+                _ => return Err(wrong(value, kind, "text")),
+            };
+            match kind {
+                Kind::Choice(words) if !words.contains(&text.as_str()) => {
+                    Err(wrong(value, kind, &format!("one of {}", words.join(", "))))
+                }
+                Kind::Text if text.is_empty() && !key.starts_with("default_permissions.") => {
+                    Err("must not be empty".to_owned())
+                }
+                _ => Ok(text),
+            }
+        })
+    }
+
+    /// The text, if somebody gave one.
+    fn given_text(&mut self, key: &str) -> Option<String> {
+        let Written { value, place, name } = self.layers.get(key)?;
+        match value {
+            Tree::Text(text) if !text.is_empty() => Some(text.clone()),
+            _ => {
+                self.remarks.mistake(place.clone(), name, wrong(value, setting(key).kind, "text"));
+                None
+            }
+        }
+    }
+
+    /// The path, if somebody gave one; an empty text is none.
+    fn path(&mut self, key: &str) -> Option<PathBuf> {
+        let Written { value, place, name } = self.layers.get(key)?;
+        match value {
+            Tree::Text(text) => (!text.is_empty()).then(|| text.into()),
+            _ => {
+                self.remarks.mistake(place.clone(), name, wrong(value, setting(key).kind, "a path"));
+                None
+            }
+        }
+    }
+
+    fn boolean(&mut self, key: &str) -> bool {
+        self.read(key, |value| units::boolean(value).ok_or_else(|| wrong(value, Kind::Bool, "true or false")))
+    }
+
+    /// The value that belongs to the word; the words are those of the setting's kind.
+    fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> T {
+        let word = self.text(key);
+        let choice = choices.iter().find(|(name, _)| *name == word);
+        choice.expect("the setting's kind has these words").1
+    }
+
+    /// The number, or `None` for the word that means none.
+    fn number<T: TryFrom<u64>>(&mut self, key: &str) -> Option<T> {
+        let kind = setting(key).kind;
+        let Kind::Number { min, max, nothing } = kind else { unreachable!("{key} is a number") };
+        self.read(key, |value| {
+            if nothing.is_some_and(|word| *value == Tree::Text(word.to_owned())) {
+                return Ok(None);
+            }
+            let number = units::number(value).filter(|number| (min..=max).contains(number));
+            let number = number.and_then(|number| T::try_from(number).ok());
+            let or = nothing.map(|word| format!(", or \"{word}\"")).unwrap_or_default();
+            number.map(Some).ok_or_else(|| wrong(value, kind, &format!("a number from {min} to {max}{or}")))
+        })
+    }
+
+    fn bytes<T: TryFrom<u64>>(&mut self, key: &str) -> T {
+        let kind = setting(key).kind;
+        let Kind::Bytes { min, max } = kind else { unreachable!("{key} is a size") };
+        self.read(key, |value| {
+            let bytes = units::bytes(value).filter(|bytes| (min..=max).contains(bytes));
+            let allowed = format!("a size from {min} to {max} bytes; a unit may follow, as in \"16 MiB\"");
+            bytes.and_then(|bytes| T::try_from(bytes).ok()).ok_or_else(|| wrong(value, kind, &allowed))
+        })
+    }
+
+    fn time(&mut self, key: &str) -> Duration {
+        let kind = setting(key).kind;
+        let Kind::Time { unit, max_s } = kind else { unreachable!("{key} is a time") };
+        self.read(key, |value| {
+            let time = units::time(value, unit).filter(|time| *time <= Duration::from_secs(max_s));
+            let allowed = format!("a time up to {max_s} s, in {} or with another unit, as in \"2 min\"", kind.takes());
+            time.ok_or_else(|| wrong(value, kind, &allowed))
+        })
+    }
+
+    /// A time in whole seconds.
+    fn seconds(&mut self, key: &str) -> u16 {
+        let time = self.time(key);
+        if time.subsec_nanos() > 0 {
+            self.mistake(key, "must be whole seconds");
+        }
+        u16::try_from(time.as_secs()).expect("the setting's largest time fits")
+    }
+
+    fn words(&mut self, key: &str) -> Vec<String> {
+        let kind = setting(key).kind;
+        self.read(key, |value| units::items(value).ok_or_else(|| wrong(value, kind, "a list of text")))
+    }
+
+    fn addresses(&mut self, key: &str) -> Vec<IpAddr> {
+        let allowed = "an IP address such as \"127.0.0.1\" or \"::\"";
+        let addresses = self.items(key, allowed, units::address);
+        if addresses.is_empty() {
+            self.mistake(key, "must name at least one address");
+            return vec![Ipv6Addr::UNSPECIFIED.into()];
+        }
+        addresses
+    }
+
+    /// A list whose every item is understood.
+    fn items<T>(&mut self, key: &str, allowed: &str, understand: impl Fn(&str) -> Option<T>) -> Vec<T> {
+        let kind = setting(key).kind;
+        self.read(key, |value| {
+            let items = units::items(value).ok_or_else(|| wrong(value, kind, allowed))?;
+            let item = |item: &String| understand(item).ok_or_else(|| format!("'{item}' is not {allowed}"));
+            items.iter().map(item).collect()
+        })
+    }
+
+    /// The addresses to listen on; `none` is none.
+    fn listeners(&mut self, key: &str, bind: &[IpAddr]) -> Vec<SocketAddr> {
+        let allowed = "a port such as 5672, an address such as \"127.0.0.1:5672\", or \"none\"";
+        let listens = self.items(key, allowed, units::listen);
+        let mut listeners = Vec::new();
+        for listen in listens {
+            match listen {
+                Listen::Port(port) => listeners.extend(bind.iter().map(|address| SocketAddr::new(*address, port))),
+                Listen::At(address) => listeners.push(address),
+            }
+        }
+        listeners
+    }
+
+    fn listener(&mut self, key: &str, bind: &[IpAddr]) -> Option<SocketAddr> {
+        let listeners = self.listeners(key, &bind[..1]);
+        if listeners.len() > 1 {
+            self.mistake(key, "takes one port or one address");
+        }
+        listeners.first().copied()
+    }
+
+    fn pattern(&mut self, key: &str) -> String {
+        let pattern = self.text(key);
+        if let Err(refused) = Pattern::new(&pattern) {
+            self.mistake(key, &refused.to_string());
+        }
+        pattern
+    }
+
+    fn tls(&mut self) -> Tls {
+        let tls = Tls {
+            certfile: self.path("tls.certfile"),
+            keyfile: self.path("tls.keyfile"),
+            cacertfile: self.path("tls.cacertfile"),
+            password: Some(self.text("tls.password")).filter(|text| !text.is_empty()).map(Secret::new),
+            verify: self.choice("tls.verify", &[("verify_none", Verify::None), ("verify_peer", Verify::Peer)]),
+            fail_if_no_peer_cert: self.boolean("tls.fail_if_no_peer_cert"),
+        };
+        match tls.verify {
+            Verify::None if tls.fail_if_no_peer_cert => {
+                self.mistake("tls.fail_if_no_peer_cert", "needs tls.verify = \"verify_peer\"");
+            }
+            Verify::Peer if tls.cacertfile.is_none() => {
+                self.mistake("tls.verify", "needs the authorities to trust: tls.cacertfile");
+            }
+            _ => {}
+        }
+        tls
+    }
+
+    /// RabbitMQ's words for levels and modules as `EnvFilter` has them: `warning,connection=debug` becomes
+    /// `warn,leveret::connection=debug`.
+    fn filter(&mut self, key: &str) -> String {
+        let allowed = "debug, info, warning, error or none, or a list like \"info,connection=debug\"";
+        self.read(key, |value| {
+            let items = units::items(value).filter(|items| !items.is_empty());
+            // The word for silence is also the word for an empty list.
+            let items = if *value == Tree::Text("none".to_owned()) { Some(vec!["none".to_owned()]) } else { items };
+            // RabbitMQ's variable also takes `+color` and the like.
+            let items = items.ok_or_else(|| wrong(value, Kind::Filter, allowed))?;
+            let items = items.iter().filter(|item| !item.starts_with(['+', '-']));
+            let directives: Option<Vec<String>> = items.map(|item| directive(item)).collect();
+            let filter = directives.map(|directives| directives.join(","));
+            filter.filter(|filter| !filter.is_empty()).ok_or_else(|| wrong(value, Kind::Filter, allowed))
+        })
+    }
+}
+
+/// One item of a log filter.
+fn directive(item: &str) -> Option<String> {
+    let level = |word: &str| {
+        Some(match word {
+            "debug" | "info" | "error" | "trace" | "warn" => word.to_owned(),
+            "notice" => "info".to_owned(),
+            "warning" => "warn".to_owned(),
+            "critical" | "alert" | "emergency" => "error".to_owned(),
+            "none" | "off" => "off".to_owned(),
+            _ => return None,
+        })
+    };
+    match item.split_once('=') {
+        None => level(item),
+        Some(("default", word)) => level(word),
+        Some((module, word)) => {
+            let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == ':';
+            let full = if module.contains("::") { module.to_owned() } else { format!("leveret::{module}") };
+            let known = !module.is_empty() && module.chars().all(plain);
+            known.then(|| level(word).map(|level| format!("{full}={level}"))).flatten()
+        }
+    }
+}
+
+fn setting(key: &str) -> &'static Setting {
+    Setting::of(key).expect("every setting that is read stands in the table")
+}
+
+/// A setting's default as if it had been written.
+fn default(setting: &Setting) -> Option<Tree> {
+    let Default::Written(text) = setting.default else { return None };
+    let document: toml::Table = toml::from_str(&format!("value = {text}")).ok()?;
+    fn tree(value: &toml::Value) -> Option<Tree> {
+        Some(match value {
+            toml::Value::String(text) => Tree::Text(text.clone()),
+            toml::Value::Integer(number) => Tree::Integer(*number),
+            toml::Value::Boolean(value) => Tree::Bool(*value),
+            toml::Value::Array(items) => {
+                let node = |item| Some(Node { line: 1, tree: tree(item)? });
+                Tree::List(items.iter().map(node).collect::<Option<_>>()?)
+            }
+            _ => return None,
+        })
+    }
+    tree(document.get("value")?)
+}
+
+/// What is wrong with a value, and what would be right. A secret is not shown.
+fn wrong(value: &Tree, kind: Kind, allowed: &str) -> String {
+    let value = match value {
+        Tree::Text(_) if kind == Kind::Secret => "this".to_owned(),
+        Tree::Text(text) => format!("'{text}'"),
+        Tree::Integer(number) => number.to_string(),
+        Tree::Float(number) => number.to_string(),
+        Tree::Bool(value) => value.to_string(),
+        _ => value.kind().to_owned(),
+    };
+    format!("{value} is not {allowed}")
+}

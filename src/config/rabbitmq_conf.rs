@@ -1,0 +1,381 @@
+//! RabbitMQ's own format, `a.b.c = value` a line, as `rabbitmq.conf` and the files of `conf.d` have it.
+//!
+//! The keys that mean something here are laid over the settings. The others are warned of and left aside, since a broker
+//! that refuses to start with the file its users have had for years is of no use to them; a value that is wrong is still a
+//! mistake.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use nom::branch::alt;
+use nom::bytes::complete::{tag, take_till, take_while1};
+use nom::character::complete::{char, space0};
+use nom::combinator::{all_consuming, opt, recognize, value};
+use nom::multi::{many1_count, separated_list1};
+use nom::sequence::{delimited, preceded, terminated};
+use nom::{IResult, Parser};
+
+use super::environment::Environment;
+use super::layers::Layers;
+use super::settings::{Default, SETTINGS, Setting};
+use crate::written::{Node, Place, Remark, Remarks, Tree, nearest};
+
+/// The keys and values of all files; where a key stands twice, the later one counts, as in RabbitMQ.
+#[derive(Default)]
+pub struct Lines(BTreeMap<String, Line>);
+
+#[derive(Clone)]
+struct Line {
+    value: String,
+    place: Place,
+}
+
+impl Lines {
+    pub fn set(&mut self, key: String, value: String, place: Place) {
+        self.0.insert(key, Line { value, place });
+    }
+
+    /// Takes the value of a key out.
+    fn take(&mut self, key: &str) -> Option<Line> {
+        self.0.remove(key)
+    }
+
+    /// Takes out all keys that have one more word than this prefix: that word, and the value.
+    fn take_all(&mut self, prefix: &str) -> Vec<(String, Line)> {
+        let prefix = format!("{prefix}.");
+        let words: Vec<String> = self.0.keys().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned).collect();
+        let mut taken = Vec::new();
+        for word in words {
+            if let Some(line) = self.0.remove(&format!("{prefix}{word}")) {
+                taken.push((word, line));
+            }
+        }
+        taken
+    }
+}
+
+/// Reads the lines of a file over those of the files before it.
+pub fn read(text: &str, path: &Path, environment: &Environment<'_>, lines: &mut Lines, remarks: &mut Remarks) {
+    for (index, text) in text.lines().enumerate() {
+        let place = Place::file(path, index + 1);
+        match all_consuming(line).parse(text.trim_end()) {
+            Ok((_, None)) => {}
+            Ok((_, Some((key, written)))) => match interpolate(written, environment) {
+                Ok(written) => lines.set(key, written, place),
+                Err(what) => remarks.mistake(place, key, what),
+            },
+            Err(_) if text.trim_start().starts_with("include ") => {
+                remarks.mistake(place, "include", "is not supported; put the files into a folder and name that");
+            }
+            Err(_) => remarks.mistake(place, "", "expected 'key = value' or a comment"),
+        }
+    }
+}
+
+/// A line: nothing, a comment, or a key and its value. `cuttlefish`'s `conf_parse.peg` is the grammar.
+fn line(input: &str) -> IResult<&str, Option<(String, &str)>> {
+    let setting = (terminated(key, (space0, char('='), space0)), alt((quoted, unquoted)));
+    delimited(space0, opt(setting), (space0, opt(comment))).parse(input)
+}
+
+/// Words with dots between them. A dot that belongs to a word has a backslash in front; nothing here has such words, so the
+/// backslash is simply dropped.
+fn key(input: &str) -> IResult<&str, String> {
+    let plain = take_while1(|letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-');
+    let word = recognize(many1_count(alt((tag("\\."), plain))));
+    let (rest, words) = separated_list1(char('.'), word).parse(input)?;
+    Ok((rest, words.join(".").replace('\\', "")))
+}
+
+/// A value that may hold a `#`.
+fn quoted(input: &str) -> IResult<&str, &str> {
+    delimited(char('\''), take_till(|letter| letter == '\''), char('\'')).parse(input)
+}
+
+fn unquoted(input: &str) -> IResult<&str, &str> {
+    let (rest, value) = take_till(|letter| letter == '#').parse(input)?;
+    Ok((rest, value.trim_end()))
+}
+
+fn comment(input: &str) -> IResult<&str, ()> {
+    value((), preceded(char('#'), take_till(|_| false))).parse(input)
+}
+
+/// Puts variables in the place of `$(NAME)`.
+fn interpolate(value: &str, environment: &Environment<'_>) -> Result<String, String> {
+    if value.starts_with("encrypted:") {
+        return Err("encrypted values are not supported; use a variable with _FILE for a secret".to_owned());
+    }
+    let mut whole = String::new();
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once("$(") {
+        let (name, after) = after.split_once(')').ok_or("'$(' without its ')'")?;
+        whole.push_str(before);
+        whole.push_str(environment.get(name).ok_or_else(|| format!("the variable {name} is not set"))?);
+        rest = after;
+    }
+    whole.push_str(rest);
+    Ok(whole)
+}
+
+/// Lays what the lines mean over the settings.
+pub fn apply(mut lines: Lines, layers: &mut Layers, remarks: &mut Remarks) {
+    listeners(&mut lines, layers);
+    listener(&mut lines, "http_port", &["management.tcp", "management.listener"], layers);
+    listener(&mut lines, "metrics_port", &["prometheus.tcp"], layers);
+    loopback_users(&mut lines, layers, remarks);
+    default_user_tags(&mut lines, layers, remarks);
+    logs(&mut lines, layers, remarks);
+    without_effect(&mut lines);
+    for setting in SETTINGS {
+        for key in setting.conf {
+            if let Some(line) = lines.take(key) {
+                layers.set(setting, Tree::Text(line.value), line.place, *key);
+            }
+        }
+    }
+    for (key, Line { place, .. }) in lines.0 {
+        remarks.warnings.push(unknown(key, place));
+    }
+}
+
+/// `listeners.tcp.default = 5672`, `listeners.tcp.1 = ::1:5672`, `listeners.tcp = none`; and for TLS.
+fn listeners(lines: &mut Lines, layers: &mut Layers) {
+    for (prefix, key) in [("listeners.tcp", "amqp_port"), ("listeners.ssl", "amqps_port")] {
+        let named = lines.take_all(prefix);
+        let none = lines.take(prefix);
+        if let Some(line) = none {
+            set(layers, key, Tree::Text(line.value), line.place, prefix);
+        } else {
+            set_list(layers, key, prefix, named);
+        }
+    }
+}
+
+/// `management.tcp.port = 15672` and `management.tcp.ip = 127.0.0.1`, where either may be missing.
+fn listener(lines: &mut Lines, key: &str, prefixes: &[&str], layers: &mut Layers) {
+    for prefix in prefixes {
+        let (port_key, ip_key) = (format!("{prefix}.port"), format!("{prefix}.ip"));
+        let default = match Setting::of(key).map(|setting| setting.default) {
+            Some(Default::Written(port)) => port,
+            _ => continue,
+        };
+        match (lines.take(&port_key), lines.take(&ip_key)) {
+            (port, Some(ip)) => {
+                let port = port.map_or_else(|| default.to_owned(), |line| line.value);
+                set(layers, key, Tree::Text(format!("{}:{port}", ip.value)), ip.place, &ip_key);
+            }
+            (Some(port), None) => set(layers, key, Tree::Text(port.value), port.place, &port_key),
+            (None, None) => {}
+        }
+    }
+}
+
+/// `loopback_users.guest = false`, `loopback_users = none`. One such line replaces the whole list, default and all.
+fn loopback_users(lines: &mut Lines, layers: &mut Layers, remarks: &mut Remarks) {
+    const KEY: &str = "loopback_users";
+    let named = lines.take_all(KEY);
+    if let Some(line) = lines.take(KEY) {
+        set(layers, KEY, Tree::Text(line.value), line.place, KEY);
+    } else {
+        words(layers, KEY, named, remarks);
+    }
+}
+
+/// `default_user_tags.administrator = true`.
+fn default_user_tags(lines: &mut Lines, layers: &mut Layers, remarks: &mut Remarks) {
+    const KEY: &str = "default_user_tags";
+    let named = lines.take_all(KEY);
+    words(layers, KEY, named, remarks);
+}
+
+/// The words whose lines say `true`.
+fn words(layers: &mut Layers, key: &str, named: Vec<(String, Line)>, remarks: &mut Remarks) {
+    let Some((_, Line { place, .. })) = named.last() else { return };
+    let place = place.clone();
+    let mut items = Vec::new();
+    for (word, line) in named {
+        match super::units::boolean(&Tree::Text(line.value.clone())) {
+            Some(true) => items.push(Node { line: 1, tree: Tree::Text(word) }),
+            Some(false) => {}
+            None => {
+                remarks.mistake(line.place, format!("{key}.{word}"), format!("'{}' is not true or false", line.value));
+            }
+        }
+    }
+    set(layers, key, Tree::List(items), place, key);
+}
+
+/// `log.console.level = debug`, `log.connection.level = warning`, `log.console.formatter = json`, …: we have one output, the
+/// console, and its level counts before the default's.
+fn logs(lines: &mut Lines, layers: &mut Layers, remarks: &mut Remarks) {
+    const CATEGORIES: [&str; 3] = ["connection", "channel", "queue"];
+    let console = lines.take("log.console.level").map(|line| ("log.console.level".to_owned(), line));
+    let default = lines.take("log.default.level").map(|line| ("log.default.level".to_owned(), line));
+    let mut directives = Vec::new();
+    let mut from = None;
+    if let Some((key, line)) = console.or(default) {
+        directives.push(line.value.clone());
+        from = Some((key, line.place));
+    }
+    for category in CATEGORIES {
+        let key = format!("log.{category}.level");
+        if let Some(line) = lines.take(&key) {
+            directives.push(format!("{category}={}", line.value));
+            from = Some((key, line.place));
+        }
+    }
+    if let Some((key, place)) = from {
+        if directives.iter().all(|directive| directive.contains('=')) {
+            directives.insert(0, "info".to_owned());
+        }
+        set(layers, "log.level", Tree::Text(directives.join(",")), place, &key);
+    }
+    if let Some(line) = lines.take("log.console.formatter") {
+        // RabbitMQ's other name for the plain one.
+        let format = if line.value == "plaintext" { "plain".to_owned() } else { line.value };
+        set(layers, "log.format", Tree::Text(format), line.place, "log.console.formatter");
+    }
+    for key in ["log.file", "log.dir"] {
+        if let Some(line) = lines.take(key).filter(|line| line.value != "false") {
+            remarks.warn(line.place, key, "has no effect: logs are written to standard output");
+        }
+    }
+    if let Some(line) = lines.take("log.console").filter(|line| line.value == "false") {
+        remarks.warn(line.place, "log.console", "has no effect: logs are written to standard output");
+    }
+}
+
+/// Drops lines that ask for what is done anyway.
+fn without_effect(lines: &mut Lines) {
+    const SAME: [(&str, &[&str]); 4] = [
+        ("definitions.import_backend", &["local_filesystem", "local"]),
+        ("log.exchange", &["false"]),
+        ("log.console.stdio", &["stdout"]),
+        ("proxy_protocol", &["false"]),
+    ];
+    for (key, values) in SAME {
+        if lines.0.get(key).is_some_and(|line| values.contains(&line.value.as_str())) {
+            lines.take(key);
+        }
+    }
+    let internal = |value: &str| matches!(value, "internal" | "rabbit_auth_backend_internal");
+    lines.0.retain(|key, line| !(key.starts_with("auth_backends.") && internal(&line.value)));
+}
+
+fn set(layers: &mut Layers, key: &str, value: Tree, place: Place, name: &str) {
+    let setting = Setting::of(key).expect("the caller names a setting");
+    layers.set(setting, value, place, name);
+}
+
+fn set_list(layers: &mut Layers, key: &str, name: &str, lines: Vec<(String, Line)>) {
+    let Some((word, Line { place, .. })) = lines.first() else { return };
+    let (name, place) = (format!("{name}.{word}"), place.clone());
+    let items = lines.into_iter().map(|(_, line)| Node { line: 1, tree: Tree::Text(line.value) });
+    set(layers, key, Tree::List(items.collect()), place, &name);
+}
+
+/// The warning about a key that means nothing here.
+fn unknown(key: String, place: Place) -> Remark {
+    let ours = SETTINGS.iter().flat_map(|setting| setting.conf).copied().filter(|key| !key.contains('*'));
+    let first = key.split('.').next().unwrap_or_default();
+    if RABBITMQS_OTHERS.contains(&first) {
+        return Remark { place, key, what: "is not supported; ignored".to_owned(), suggestion: None };
+    }
+    let suggestion = nearest(&key, ours.chain(RABBITMQS_OTHERS.iter().copied())).map(str::to_owned);
+    Remark { place, key, what: "unknown setting; ignored".to_owned(), suggestion }
+}
+
+/// First words of keys that RabbitMQ 4.3 and its plugins know.
+static RABBITMQS_OTHERS: &[&str] = &[
+    "amqp10_client",
+    "amqp_client",
+    "auth_backends",
+    "auth_cache",
+    "auth_http",
+    "auth_ldap",
+    "auth_mechanisms",
+    "auth_oauth2",
+    "background_gc_enabled",
+    "background_gc_target_interval",
+    "channel_interceptor",
+    "channel_max_per_node",
+    "classic_queue",
+    "cluster_exchange_limit",
+    "cluster_formation",
+    "cluster_keepalive_interval",
+    "cluster_partition_handling",
+    "cluster_queue_limit",
+    "cluster_tags",
+    "collect_statistics",
+    "collect_statistics_interval",
+    "consumer_disconnected_timeout",
+    "consumer_timeout",
+    "credential_validator",
+    "default_limits",
+    "default_policies",
+    "default_users",
+    "default_worker_pool_size",
+    "definitions",
+    "delegate_count",
+    "deprecated_features",
+    "disk_free_limit",
+    "distribution",
+    "erlang",
+    "exchange_types",
+    "federation",
+    "hipe_compile",
+    "link_max_per_session",
+    "listeners",
+    "log",
+    "management",
+    "management_agent",
+    "memory_monitor_interval",
+    "message_interceptors",
+    "message_store_shutdown_timeout",
+    "metadata_store",
+    "mirroring_sync_batch_size",
+    "mirroring_sync_max_throughput",
+    "mnesia_table_loading_retry_limit",
+    "mnesia_table_loading_retry_timeout",
+    "motd_file",
+    "mqtt",
+    "net_ticktime",
+    "node_tags",
+    "num_acceptors",
+    "password_hashing_module",
+    "prevent_startup_if_node_was_reset",
+    "prometheus",
+    "proxy_protocol",
+    "queue_index_embed_msgs_below",
+    "queue_leader_locator",
+    "queue_master_locator",
+    "queue_types",
+    "quorum_queue",
+    "raft",
+    "ranch_connection_max",
+    "reverse_dns_lookups",
+    "runtime_parameters",
+    "session_max_per_connection",
+    "shovel",
+    "socket_writer",
+    "ssl_allow_poodle_attack",
+    "ssl_cert_login_from",
+    "ssl_cert_login_san_index",
+    "ssl_cert_login_san_type",
+    "ssl_handshake_timeout",
+    "ssl_options",
+    "stomp",
+    "stream",
+    "sysmon_handler",
+    "tcp_listen_options",
+    "total_memory_available_override_value",
+    "trust_store",
+    "vhost_max",
+    "vhost_restart_strategy",
+    "vm_memory_calculation_strategy",
+    "vm_memory_high_watermark",
+    "vm_memory_high_watermark_paging_ratio",
+    "web_mqtt",
+    "web_stomp",
+];

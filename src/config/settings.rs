@@ -1,0 +1,509 @@
+//! Every setting, once.
+
+/// A setting: its names, what it takes, and what it is when nobody says.
+#[derive(Debug)]
+pub struct Setting {
+    /// In `leveret.toml`, with its section. The variable and the flag have the same name: `tls.certfile`,
+    /// `LEVERET_TLS_CERTFILE`, `--tls-certfile`.
+    pub key: &'static str,
+    pub kind: Kind,
+    pub default: Default,
+    /// The key in `rabbitmq.conf` that means the same; `*` stands for any one word.
+    pub conf: &'static [&'static str],
+    /// RabbitMQ's variables that mean the same.
+    pub variables: &'static [&'static str],
+    /// One sentence; lowercase, without a full stop.
+    pub about: &'static str,
+}
+
+/// What a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    /// Text that is never shown, and never given as a flag: every user of a machine sees its processes' arguments.
+    Secret,
+    Bool,
+    Choice(&'static [&'static str]),
+    /// An integer from `min` to `max`, or the word `nothing`.
+    Number {
+        min: u64,
+        max: u64,
+        nothing: Option<&'static str>,
+    },
+    /// Bytes: an integer, or one with a unit.
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    /// A time: a number in `unit`, or one with a unit.
+    Time {
+        unit: Unit,
+        max_s: u64,
+    },
+    Path,
+    Paths,
+    /// A list of words.
+    Words,
+    /// A list of IP addresses.
+    Addresses,
+    /// A list of ports (on every address of `bind`) and of `address:port`.
+    Listeners,
+    /// One of those; a port means the first address of `bind`.
+    Listener,
+    /// A log level, or a list of `module=level`.
+    Filter,
+}
+
+/// The unit of a time that is written as a plain number: RabbitMQ's for that setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Milliseconds,
+    Seconds,
+}
+
+/// A setting's value when nobody gives one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Default {
+    /// As one would write it in TOML.
+    Written(&'static str),
+    /// Found out at start.
+    Found {
+        how: &'static str,
+        /// A value as one would write it in TOML.
+        example: &'static str,
+    },
+}
+
+impl Setting {
+    /// The setting with this key.
+    pub fn of(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// Its variable: `LEVERET_TLS_CERTFILE`.
+    pub fn variable(&self) -> String {
+        format!("LEVERET_{}", self.key.to_uppercase().replace('.', "_"))
+    }
+
+    /// Its flag, if it has one: `tls-certfile`.
+    pub fn flag(&self) -> Option<String> {
+        (self.kind != Kind::Secret).then(|| self.key.replace(['.', '_'], "-"))
+    }
+}
+
+impl Kind {
+    /// The unit of a plain number, or the words to choose from, for the reference.
+    pub fn takes(self) -> String {
+        match self {
+            Self::Text => "text".to_owned(),
+            Self::Secret => "text, never shown".to_owned(),
+            Self::Bool => "`true` or `false`".to_owned(),
+            Self::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            Self::Number { min, max, nothing } => {
+                let nothing = nothing.map(|word| format!(", or `{word}`")).unwrap_or_default();
+                format!("{min} to {max}{nothing}")
+            }
+            Self::Bytes { .. } => "bytes".to_owned(),
+            Self::Time { unit: Unit::Milliseconds, .. } => "ms".to_owned(),
+            Self::Time { unit: Unit::Seconds, .. } => "s".to_owned(),
+            Self::Path => "path".to_owned(),
+            Self::Paths => "paths".to_owned(),
+            Self::Words => "words".to_owned(),
+            Self::Addresses => "IP addresses".to_owned(),
+            Self::Listeners => "ports and addresses with ports, or `none`".to_owned(),
+            Self::Listener => "a port or an address with a port, or `none`".to_owned(),
+            Self::Filter => "a level, or `module=level`, …".to_owned(),
+        }
+    }
+
+    /// Whether it may be given several times.
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::Paths | Self::Words | Self::Addresses | Self::Listeners)
+    }
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// All settings, in the order of the reference.
+pub static SETTINGS: &[Setting] = &[
+    // ── where ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    Setting {
+        key: "data_dir",
+        kind: Kind::Path,
+        default: Default::Found {
+            how: "`/var/lib/leveret` for root, else `$XDG_DATA_HOME/leveret` or `~/.local/share/leveret`",
+            example: r#""/var/lib/leveret""#,
+        },
+        conf: &[],
+        variables: &["RABBITMQ_MNESIA_DIR"],
+        about: "the folder of everything that must survive: definitions and messages",
+    },
+    Setting {
+        key: "bind",
+        kind: Kind::Addresses,
+        default: Default::Written(r#"["::"]"#),
+        conf: &[],
+        variables: &[],
+        about: "the addresses to listen on where only a port is given; `::` takes IPv4 as well",
+    },
+    Setting {
+        key: "amqp_port",
+        kind: Kind::Listeners,
+        default: Default::Written("5672"),
+        conf: &["listeners.tcp.*", "listeners.tcp"],
+        variables: &["RABBITMQ_NODE_PORT", "RABBITMQ_NODE_IP_ADDRESS"],
+        about: "where AMQP is spoken; port 0 takes a free one",
+    },
+    Setting {
+        key: "amqps_port",
+        kind: Kind::Listeners,
+        default: Default::Written(r#""none""#),
+        conf: &["listeners.ssl.*", "listeners.ssl"],
+        variables: &[],
+        about: "where AMQP is spoken over TLS, usually 5671; needs `tls.certfile` and `tls.keyfile`",
+    },
+    Setting {
+        key: "http_port",
+        kind: Kind::Listener,
+        default: Default::Written("15672"),
+        conf: &["management.tcp.port", "management.tcp.ip"],
+        variables: &[],
+        about: "where the management API is served",
+    },
+    Setting {
+        key: "metrics_port",
+        kind: Kind::Listener,
+        default: Default::Written("15692"),
+        conf: &["prometheus.tcp.port", "prometheus.tcp.ip"],
+        variables: &[],
+        about: "where Prometheus finds its metrics",
+    },
+    Setting {
+        key: "tls.certfile",
+        kind: Kind::Path,
+        default: Default::Written(r#""""#),
+        conf: &["ssl_options.certfile"],
+        variables: &["RABBITMQ_SSL_CERTFILE"],
+        about: "the server's certificate and its chain, PEM",
+    },
+    Setting {
+        key: "tls.keyfile",
+        kind: Kind::Path,
+        default: Default::Written(r#""""#),
+        conf: &["ssl_options.keyfile"],
+        variables: &["RABBITMQ_SSL_KEYFILE"],
+        about: "the private key of the certificate, PEM",
+    },
+    Setting {
+        key: "tls.cacertfile",
+        kind: Kind::Path,
+        default: Default::Written(r#""""#),
+        conf: &["ssl_options.cacertfile"],
+        variables: &["RABBITMQ_SSL_CACERTFILE"],
+        about: "the authorities whose client certificates are trusted, PEM",
+    },
+    Setting {
+        key: "tls.password",
+        kind: Kind::Secret,
+        default: Default::Written(r#""""#),
+        conf: &["ssl_options.password"],
+        variables: &[],
+        about: "the password of an encrypted private key",
+    },
+    Setting {
+        key: "tls.verify",
+        kind: Kind::Choice(&["verify_none", "verify_peer"]),
+        default: Default::Written(r#""verify_none""#),
+        conf: &["ssl_options.verify"],
+        variables: &["RABBITMQ_SSL_VERIFY"],
+        about: "whether clients are asked for a certificate",
+    },
+    Setting {
+        key: "tls.fail_if_no_peer_cert",
+        kind: Kind::Bool,
+        default: Default::Written("false"),
+        conf: &["ssl_options.fail_if_no_peer_cert"],
+        variables: &["RABBITMQ_SSL_FAIL_IF_NO_PEER_CERT"],
+        about: "whether a client without a certificate is turned away; needs `verify_peer`",
+    },
+    // ── how safe, how much ───────────────────────────────────────────────────────────────────────────────────────────
+    Setting {
+        key: "durability",
+        kind: Kind::Choice(&["fsync", "os", "memory"]),
+        default: Default::Written(r#""fsync""#),
+        conf: &[],
+        variables: &[],
+        about: "when a persistent message counts as safe: on the disk, with the operating system, or never (for tests)",
+    },
+    Setting {
+        key: "messages_memory",
+        kind: Kind::Bytes { min: MIB, max: 1024 * GIB },
+        default: Default::Written(r#""32 MiB""#),
+        conf: &[],
+        variables: &[],
+        about: "message bodies kept in memory, all queues together, however long the backlog",
+    },
+    Setting {
+        key: "queue_memory",
+        kind: Kind::Bytes { min: 64 * KIB, max: 1024 * GIB },
+        default: Default::Written(r#""4 MiB""#),
+        conf: &[],
+        variables: &[],
+        about: "message bodies that one queue keeps in memory",
+    },
+    Setting {
+        key: "store_write_buffer",
+        kind: Kind::Bytes { min: 64 * KIB, max: 4 * GIB },
+        default: Default::Written(r#""4 MiB""#),
+        conf: &[],
+        variables: &[],
+        about: "what the store gathers in memory before it writes a sorted file",
+    },
+    Setting {
+        key: "unsynced_max",
+        kind: Kind::Bytes { min: 64 * KIB, max: 4 * GIB },
+        default: Default::Written(r#""4 MiB""#),
+        conf: &[],
+        variables: &[],
+        about: "writes that may wait for the disk before publishers have to",
+    },
+    Setting {
+        key: "workers",
+        kind: Kind::Number { min: 1, max: 1024, nothing: Some("auto") },
+        default: Default::Written(r#""auto""#),
+        conf: &[],
+        variables: &[],
+        about: "threads that serve connections; `auto` is one a processor",
+    },
+    // ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    Setting {
+        key: "handshake_timeout",
+        kind: Kind::Time { unit: Unit::Milliseconds, max_s: 3600 },
+        default: Default::Written(r#""10 s""#),
+        conf: &["handshake_timeout"],
+        variables: &[],
+        about: "from accepting a connection to its connection.open",
+    },
+    Setting {
+        key: "heartbeat",
+        kind: Kind::Time { unit: Unit::Seconds, max_s: 65_535 },
+        default: Default::Written("60"),
+        conf: &["heartbeat"],
+        variables: &[],
+        about: "the heartbeat interval suggested to clients; 0 for none",
+    },
+    Setting {
+        key: "frame_max",
+        kind: Kind::Bytes { min: 4096, max: 128 * MIB },
+        default: Default::Written("131072"),
+        conf: &["frame_max"],
+        variables: &[],
+        about: "the largest frame, suggested to clients",
+    },
+    Setting {
+        key: "initial_frame_max",
+        kind: Kind::Bytes { min: 4096, max: 128 * KIB },
+        default: Default::Written("8192"),
+        conf: &["initial_frame_max"],
+        variables: &[],
+        about: "the largest frame before a client has logged in",
+    },
+    Setting {
+        key: "channel_max",
+        kind: Kind::Number { min: 0, max: 65_535, nothing: None },
+        default: Default::Written("2047"),
+        conf: &["channel_max", "max_channels_per_connection"],
+        variables: &[],
+        about: "channels a connection; 0 for as many as the protocol has numbers",
+    },
+    Setting {
+        key: "max_connections",
+        kind: Kind::Number { min: 0, max: u32::MAX as u64, nothing: Some("infinity") },
+        default: Default::Written(r#""infinity""#),
+        conf: &["max_connections", "connection_max"],
+        variables: &[],
+        about: "connections in all",
+    },
+    Setting {
+        key: "consumer_max_per_channel",
+        kind: Kind::Number { min: 1, max: u32::MAX as u64, nothing: Some("infinity") },
+        default: Default::Written(r#""infinity""#),
+        conf: &["consumer_max_per_channel"],
+        variables: &[],
+        about: "consumers a channel",
+    },
+    Setting {
+        key: "max_message_size",
+        kind: Kind::Bytes { min: 1, max: 512 * MIB },
+        default: Default::Written(r#""16 MiB""#),
+        conf: &["max_message_size"],
+        variables: &[],
+        about: "the largest message body",
+    },
+    // ── who ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    Setting {
+        key: "default_user",
+        kind: Kind::Text,
+        default: Default::Written(r#""guest""#),
+        conf: &["default_user"],
+        variables: &["RABBITMQ_DEFAULT_USER"],
+        about: "the user made in an empty data folder, unless definitions are loaded",
+    },
+    Setting {
+        key: "default_pass",
+        kind: Kind::Secret,
+        default: Default::Written(r#""guest""#),
+        conf: &["default_pass"],
+        variables: &["RABBITMQ_DEFAULT_PASS"],
+        about: "that user's password",
+    },
+    Setting {
+        key: "default_vhost",
+        kind: Kind::Text,
+        default: Default::Written(r#""/""#),
+        conf: &["default_vhost"],
+        variables: &["RABBITMQ_DEFAULT_VHOST"],
+        about: "the virtual host made with that user",
+    },
+    Setting {
+        key: "default_user_tags",
+        kind: Kind::Words,
+        default: Default::Written(r#"["administrator"]"#),
+        conf: &["default_user_tags.*"],
+        variables: &[],
+        about: "that user's tags",
+    },
+    Setting {
+        key: "default_permissions.configure",
+        kind: Kind::Text,
+        default: Default::Written(r#"".*""#),
+        conf: &["default_permissions.configure"],
+        variables: &[],
+        about: "what that user may declare and delete, a regular expression over names",
+    },
+    Setting {
+        key: "default_permissions.write",
+        kind: Kind::Text,
+        default: Default::Written(r#"".*""#),
+        conf: &["default_permissions.write"],
+        variables: &[],
+        about: "where that user may publish to",
+    },
+    Setting {
+        key: "default_permissions.read",
+        kind: Kind::Text,
+        default: Default::Written(r#"".*""#),
+        conf: &["default_permissions.read"],
+        variables: &[],
+        about: "what that user may consume from",
+    },
+    Setting {
+        key: "loopback_users",
+        kind: Kind::Words,
+        default: Default::Written(r#"["guest"]"#),
+        conf: &["loopback_users.*", "loopback_users"],
+        variables: &[],
+        about: "users who may only connect from this machine; an empty list for none",
+    },
+    Setting {
+        key: "anonymous_login_user",
+        kind: Kind::Text,
+        default: Default::Written(r#""none""#),
+        conf: &["anonymous_login_user"],
+        variables: &[],
+        about: "the user that SASL ANONYMOUS logs in as; `none` turns that off",
+    },
+    Setting {
+        key: "anonymous_login_pass",
+        kind: Kind::Secret,
+        default: Default::Written(r#""""#),
+        conf: &["anonymous_login_pass"],
+        variables: &[],
+        about: "the password of the anonymous user",
+    },
+    Setting {
+        key: "definitions",
+        kind: Kind::Paths,
+        default: Default::Written("[]"),
+        conf: &["load_definitions", "management.load_definitions", "definitions.local.path"],
+        variables: &[],
+        about: "definitions to load at start, JSON or TOML; a folder means every such file in it, by name",
+    },
+    // ── queues ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    Setting {
+        key: "default_queue_type",
+        kind: Kind::Choice(&["classic", "quorum", "stream"]),
+        default: Default::Written(r#""classic""#),
+        conf: &["default_queue_type"],
+        variables: &[],
+        about: "the type of a queue that is declared without one",
+    },
+    Setting {
+        key: "permit_transient_nonexclusive_queues",
+        kind: Kind::Bool,
+        default: Default::Written("true"),
+        conf: &["deprecated_features.permit.transient_nonexcl_queues"],
+        variables: &[],
+        about: "whether queues may be neither durable nor exclusive; RabbitMQ 4.3 says no, and breaks Celery",
+    },
+    Setting {
+        key: "permit_global_qos",
+        kind: Kind::Bool,
+        default: Default::Written("true"),
+        conf: &["deprecated_features.permit.global_qos"],
+        variables: &[],
+        about: "whether basic.qos may set a limit for a whole channel",
+    },
+    // ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    Setting {
+        key: "product_name",
+        kind: Kind::Text,
+        default: Default::Written(r#""RabbitMQ""#),
+        conf: &["product.name"],
+        variables: &[],
+        about: "what clients are told they talk to; some choose features by it",
+    },
+    Setting {
+        key: "product_version",
+        kind: Kind::Text,
+        default: Default::Written(r#""4.3.6""#),
+        conf: &["product.version"],
+        variables: &[],
+        about: "which version of it",
+    },
+    Setting {
+        key: "node_name",
+        kind: Kind::Text,
+        default: Default::Found { how: "`leveret@` and the host's name", example: r#""leveret@host""# },
+        conf: &[],
+        variables: &["RABBITMQ_NODENAME"],
+        about: "what the broker calls itself in the management API and the metrics",
+    },
+    Setting {
+        key: "cluster_name",
+        kind: Kind::Text,
+        default: Default::Found { how: "the `node_name`", example: r#""leveret@host""# },
+        conf: &["cluster_name"],
+        variables: &[],
+        about: "the name of the whole installation, shown to clients",
+    },
+    // ── logs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    Setting {
+        key: "log.level",
+        kind: Kind::Filter,
+        default: Default::Written(r#""info""#),
+        conf: &["log.console.level", "log.default.level", "log.*.level"],
+        variables: &["RABBITMQ_LOG"],
+        about: "how much is logged: debug, info, warning, error or none; `info,connection=debug` for one module",
+    },
+    Setting {
+        key: "log.format",
+        kind: Kind::Choice(&["plain", "json"]),
+        default: Default::Written(r#""plain""#),
+        conf: &["log.console.formatter"],
+        variables: &[],
+        about: "how a log line looks",
+    },
+];

@@ -1,0 +1,440 @@
+//! The whole way: sources in, a configuration or its mistakes out.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::written::Remarks;
+
+/// A folder with files, and what else a configuration is made from.
+struct Given {
+    folder: tempfile::TempDir,
+    sources: Sources,
+}
+
+fn given(files: &[(&str, &str)]) -> Given {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let host = Host { name: "hase".to_owned(), is_root: false };
+    let home = folder.path().to_str().unwrap().to_owned();
+    let environment = vec![("HOME".to_owned(), home)];
+    Given { folder, sources: Sources { environment, host, ..Sources::default() } }
+}
+
+impl Given {
+    fn file(mut self, name: &str) -> Self {
+        self.sources.file = Some(self.folder.path().join(name));
+        self
+    }
+
+    /// Sets a variable; `@` stands for the folder.
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        let value = value.replace("@/", &format!("{}/", self.folder.path().display()));
+        self.sources.environment.push((name.to_owned(), value));
+        self
+    }
+
+    fn flag(mut self, key: &str, value: &str) -> Self {
+        self.sources.flags.push((key.to_owned(), vec![value.to_owned()]));
+        self
+    }
+
+    fn config(&self) -> Config {
+        Config::load(&self.sources).map_err(|remarks| panic!("{remarks}")).unwrap().0
+    }
+
+    /// The warnings, with the folder's name taken out.
+    fn warnings(&self) -> Vec<String> {
+        let (_, warnings) = Config::load(&self.sources).map_err(|remarks| panic!("{remarks}")).unwrap();
+        warnings.iter().map(|remark| self.plain(&remark.to_string())).collect()
+    }
+
+    fn mistakes(&self) -> Vec<String> {
+        let Remarks { mistakes, .. } = Config::load(&self.sources).expect_err("must be refused");
+        mistakes.iter().map(|remark| self.plain(&remark.to_string())).collect()
+    }
+
+    fn plain(&self, text: &str) -> String {
+        text.replace(&format!("{}/", self.folder.path().display()), "")
+    }
+}
+
+fn toml(text: &str) -> Given {
+    given(&[("leveret.toml", text)]).file("leveret.toml")
+}
+
+fn conf(text: &str) -> Given {
+    given(&[("rabbitmq.conf", text)]).file("rabbitmq.conf")
+}
+
+fn texts<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nothing_said_gives_the_defaults() {
+    let given = given(&[]);
+    let config = given.config();
+    assert_eq!(config.data_dir, given.folder.path().join(".local/share/leveret"));
+    assert!(config.data_dir_defaulted);
+    assert_eq!(config.durability, Durability::Fsync);
+    assert_eq!(texts(&config.amqp_listeners), ["[::]:5672"]);
+    assert!(config.amqps_listeners.is_empty());
+    assert_eq!(config.http_listener, Some("[::]:15672".parse().unwrap()));
+    assert_eq!(config.metrics_listener, Some("[::]:15692".parse().unwrap()));
+    assert_eq!(config.handshake_timeout, Duration::from_secs(10));
+    assert_eq!((config.heartbeat_s, config.frame_max, config.initial_frame_max), (60, 131_072, 8192));
+    assert_eq!((config.channel_max, config.max_connections), (2047, None));
+    assert_eq!(config.max_message_size, 16 << 20);
+    assert_eq!((config.messages_memory, config.queue_memory), (32 << 20, 4 << 20));
+    assert_eq!((config.store_write_buffer, config.unsynced_max, config.workers), (4 << 20, 4 << 20, None));
+    assert_eq!((config.default_user.as_str(), config.default_pass.expose()), ("guest", "guest"));
+    assert_eq!(config.default_vhost, "/");
+    assert_eq!(config.default_permissions.configure, ".*");
+    assert_eq!((config.default_user_tags, config.loopback_users), (vec!["administrator".into()], vec!["guest".into()]));
+    assert!(config.anonymous_login.is_none());
+    assert!(config.permit_transient_nonexclusive_queues && config.permit_global_qos);
+    assert_eq!((config.product_name.as_str(), config.product_version.as_str()), ("RabbitMQ", "4.3.6"));
+    assert_eq!((config.node_name.as_str(), config.cluster_name.as_str()), ("leveret@hase", "leveret@hase"));
+    assert_eq!(config.log, Log { filter: "info".to_owned(), format: LogFormat::Plain });
+}
+
+#[test]
+fn the_data_folder_suits_whoever_starts_the_broker() {
+    let mut given = toml("");
+    let data_dir = |given: &Given| given.config().data_dir;
+    given.sources.environment = vec![("XDG_DATA_HOME".into(), "/data".into()), ("HOME".into(), "/home/hare".into())];
+    assert_eq!(data_dir(&given), PathBuf::from("/data/leveret"));
+    given.sources.environment[0].1 = "relative".to_owned();
+    assert_eq!(data_dir(&given), PathBuf::from("/home/hare/.local/share/leveret"));
+    given.sources.environment.clear();
+    assert_eq!(data_dir(&given), PathBuf::from("leveret-data"));
+    given.sources.host.is_root = true;
+    assert_eq!(data_dir(&given), PathBuf::from("/var/lib/leveret"));
+    assert!(given.config().data_dir_defaulted);
+    assert!(!given.flag("data_dir", "/x").config().data_dir_defaulted);
+}
+
+#[test]
+fn later_sources_cover_earlier_ones() {
+    let given = toml("heartbeat = 1\nframe_max = 4096\nchannel_max = 10\nmax_connections = 5")
+        .variable("RABBITMQ_NODE_PORT", "1111")
+        .variable("LEVERET_AMQP_PORT", "2222")
+        .variable("LEVERET_HEARTBEAT", "2")
+        .variable("LEVERET_FRAME_MAX", "8 KiB")
+        .flag("heartbeat", "3 s");
+    let config = given.config();
+    assert_eq!((config.heartbeat_s, config.frame_max, config.channel_max), (3, 8192, 10));
+    assert_eq!(config.max_connections, Some(5));
+    assert_eq!(texts(&config.amqp_listeners), ["[::]:2222"]);
+}
+
+#[test]
+fn the_file_is_looked_for_in_the_usual_place() {
+    let given = given(&[(".config/leveret/leveret.toml", "heartbeat = 7"), ("other.toml", "heartbeat = 8")]);
+    assert_eq!(given.config().heartbeat_s, 7);
+    let given = given.variable("LEVERET_CONFIG", "@/other.toml");
+    assert_eq!(given.config().heartbeat_s, 8);
+    let given = given.file("none.toml");
+    assert_eq!(given.mistakes(), ["none.toml: can't be read: No such file or directory (os error 2)"]);
+}
+
+#[test]
+fn mistakes_in_toml_name_file_line_and_key_and_all_are_told() {
+    let given = toml(
+        "hartbeat = 60
+frame_max = 'lots'
+[tls]
+cert_file = 'x'
+verify = 'maybe'
+[log]
+level = 'loud'
+",
+    )
+    .variable("LEVERET_CHANNEL_MAX", "70000")
+    .flag("max_message_size", "1 TB");
+    assert_eq!(
+        given.mistakes(),
+        [
+            "leveret.toml:1: hartbeat: unknown setting (did you mean 'heartbeat'?)",
+            "leveret.toml:4: tls.cert_file: unknown setting (did you mean 'tls.certfile'?)",
+            "leveret.toml:5: tls.verify: 'maybe' is not one of verify_none, verify_peer",
+            "leveret.toml:2: frame_max: 'lots' is not a size from 4096 to 134217728 bytes; a unit may follow, as in \"16 MiB\"",
+            "environment: LEVERET_CHANNEL_MAX: '70000' is not a number from 0 to 65535",
+            "command line: --max-message-size: '1 TB' is not a size from 1 to 536870912 bytes; a unit may follow, as in \"16 MiB\"",
+            "leveret.toml:7: log.level: 'loud' is not debug, info, warning, error or none, or a list like \
+             \"info,connection=debug\"",
+        ]
+    );
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_mistakes() {
+    let cases = [
+        (
+            "heartbeat = '1.5 s'",
+            "heartbeat: '1.5 s' is not a time up to 65535 s, in s or with another unit, as in \"2 min\"",
+        ),
+        ("heartbeat = '1500 ms'", "heartbeat: must be whole seconds"),
+        ("heartbeat = true", "heartbeat: true is not a time up to 65535 s, in s or with another unit, as in \"2 min\""),
+        ("bind = ['example.org']", "bind: 'example.org' is not an IP address such as \"127.0.0.1\" or \"::\""),
+        ("bind = []", "bind: must name at least one address"),
+        ("http_port = [1, 2]", "http_port: takes one port or one address"),
+        ("log = 'debug'", "log: is a section of settings, not a string"),
+        ("default_user = ''", "default_user: must not be empty"),
+        ("permit_global_qos = 'perhaps'", "permit_global_qos: 'perhaps' is not true or false"),
+        ("workers = 0", "workers: 0 is not a number from 1 to 1024, or \"auto\""),
+        ("data_dir = 5", "data_dir: 5 is not a path"),
+        ("amqps_port = 5671", "amqps_port: needs a certificate and its key: tls.certfile and tls.keyfile"),
+        ("tls.verify = 'verify_peer'", "tls.verify: needs the authorities to trust: tls.cacertfile"),
+        ("tls.fail_if_no_peer_cert = true", "tls.fail_if_no_peer_cert: needs tls.verify = \"verify_peer\""),
+    ];
+    for (text, mistake) in cases {
+        assert_eq!(toml(text).mistakes(), [format!("leveret.toml:1: {mistake}")], "{text}");
+    }
+    let look_ahead = toml("default_permissions.read = '(?!x)'").mistakes();
+    assert!(look_ahead[0].contains("look-ahead"), "{look_ahead:?}");
+}
+
+#[test]
+fn a_secret_is_shown_nowhere() {
+    let given = toml("default_pass = 'geheim'\ntls.password = ['geheim']\nanonymous_login_pass = 'geheim'\n");
+    assert!(!given.mistakes().concat().contains("geheim"));
+    let given = toml("default_pass = 'geheim'\ntls.password = 'geheim'\nanonymous_login_user = 'a'")
+        .variable("LEVERET_ANONYMOUS_LOGIN_PASS", "geheim");
+    let config = given.config();
+    assert_eq!(config.anonymous_login.as_ref().unwrap().1.expose(), "geheim");
+    assert!(!format!("{config:?}").contains("geheim"));
+}
+
+#[test]
+fn listeners_are_ports_on_every_address_or_addresses() {
+    let config = toml("bind = ['127.0.0.1', '::1']\namqp_port = [5672, '10.0.0.1:99']\nhttp_port = 'none'").config();
+    assert_eq!(texts(&config.amqp_listeners), ["127.0.0.1:5672", "[::1]:5672", "10.0.0.1:99"]);
+    assert_eq!(config.http_listener, None);
+    assert_eq!(config.metrics_listener, Some("127.0.0.1:15692".parse().unwrap()));
+    assert!(toml("amqp_port = 'none'").config().amqp_listeners.is_empty());
+    assert_eq!(
+        texts(&toml("").flag("bind", "127.0.0.1").flag("amqp_port", "0").config().amqp_listeners),
+        ["127.0.0.1:0"]
+    );
+}
+
+#[test]
+fn rabbitmqs_own_file_is_understood() {
+    let given = conf(
+        "## A comment
+listeners.tcp.default = 5673
+  listeners.tcp.local = 127.0.0.1:5674   # another
+default_user = hare
+default_pass = 'ab#cd'
+default_vhost = field
+default_user_tags.management = true
+default_user_tags.administrator = false
+default_permissions.read = ^burrow
+loopback_users.guest = false
+heartbeat = 30
+handshake_timeout = 5000
+channel_max = 100
+max_message_size = 134217728
+load_definitions = /etc/rabbitmq/definitions.json
+management.tcp.port = 15673
+management.tcp.ip = 127.0.0.1
+prometheus.tcp.port = 15693
+log.console = true
+log.console.level = warning
+log.connection.level = debug
+log.console.formatter = json
+log.file = false
+deprecated_features.permit.transient_nonexcl_queues = false
+definitions.import_backend = local_filesystem
+auth_backends.1 = internal
+cluster_name = $(CLUSTER)-1
+",
+    )
+    .variable("CLUSTER", "meadow");
+    let config = given.config();
+    assert_eq!(given.warnings(), Vec::<String>::new());
+    assert_eq!(texts(&config.amqp_listeners), ["[::]:5673", "127.0.0.1:5674"]);
+    assert_eq!((config.default_user.as_str(), config.default_pass.expose()), ("hare", "ab#cd"));
+    assert_eq!((config.default_vhost.as_str(), config.default_permissions.read.as_str()), ("field", "^burrow"));
+    assert_eq!(config.default_user_tags, ["management"]);
+    assert!(config.loopback_users.is_empty());
+    assert_eq!((config.heartbeat_s, config.channel_max), (30, 100));
+    assert_eq!(config.handshake_timeout, Duration::from_secs(5));
+    assert_eq!(config.max_message_size, 128 << 20);
+    assert_eq!(config.definitions, [PathBuf::from("/etc/rabbitmq/definitions.json")]);
+    assert_eq!(config.http_listener, Some("127.0.0.1:15673".parse().unwrap()));
+    assert_eq!(config.metrics_listener, Some("[::]:15693".parse().unwrap()));
+    assert_eq!(config.log, Log { filter: "warn,leveret::connection=debug".to_owned(), format: LogFormat::Json });
+    assert!(!config.permit_transient_nonexclusive_queues);
+    assert_eq!(config.cluster_name, "meadow-1");
+}
+
+#[test]
+fn what_testcontainers_writes_is_understood() {
+    let given = conf(
+        "listeners.tcp = none
+listeners.ssl.default = 5671
+ssl_options.cacertfile = /etc/rabbitmq/ca.pem
+ssl_options.certfile = /etc/rabbitmq/cert.pem
+ssl_options.keyfile = /etc/rabbitmq/key.pem
+ssl_options.depth = 1
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+",
+    );
+    let config = given.config();
+    assert!(config.amqp_listeners.is_empty());
+    assert_eq!(texts(&config.amqps_listeners), ["[::]:5671"]);
+    assert_eq!(config.tls.keyfile, Some("/etc/rabbitmq/key.pem".into()));
+    assert_eq!((config.tls.verify, config.tls.fail_if_no_peer_cert), (Verify::Peer, true));
+    assert_eq!(given.warnings(), ["rabbitmq.conf:6: ssl_options.depth: is not supported; ignored"]);
+}
+
+#[test]
+fn keys_without_a_meaning_here_are_warned_of_and_wrong_values_are_mistakes() {
+    let given = conf("vm_memory_high_watermark.relative = 0.4\nhartbeat = 5\nmqtt.vhost = /\nlog.file = a.log\n");
+    assert_eq!(
+        given.warnings(),
+        [
+            "rabbitmq.conf:4: log.file: has no effect: logs are written to standard output",
+            "rabbitmq.conf:2: hartbeat: unknown setting; ignored (did you mean 'heartbeat'?)",
+            "rabbitmq.conf:3: mqtt.vhost: is not supported; ignored",
+            "rabbitmq.conf:1: vm_memory_high_watermark.relative: is not supported; ignored",
+        ]
+    );
+    let given = conf(
+        "heartbeat = soon
+what is this
+default_pass = encrypted:abc
+default_user = $(NOBODY)
+loopback_users.guest = perhaps
+include other.conf
+",
+    );
+    assert_eq!(
+        given.mistakes(),
+        [
+            "rabbitmq.conf:2: expected 'key = value' or a comment",
+            "rabbitmq.conf:3: default_pass: encrypted values are not supported; use a variable with _FILE for a secret",
+            "rabbitmq.conf:4: default_user: the variable NOBODY is not set",
+            "rabbitmq.conf:6: include: is not supported; put the files into a folder and name that",
+            "rabbitmq.conf:5: loopback_users.guest: 'perhaps' is not true or false",
+            "rabbitmq.conf:1: heartbeat: 'soon' is not a time up to 65535 s, in s or with another unit, as in \"2 min\"",
+        ]
+    );
+}
+
+#[test]
+fn the_images_files_and_conf_d_are_read_in_order() {
+    let given = given(&[
+        ("rabbitmq.conf", "heartbeat = 1\nchannel_max = 1\nlisteners.tcp.default = 1\n"),
+        ("conf.d/20-b.conf", "channel_max = 3\nlisteners.tcp.default = 3\n"),
+        ("conf.d/10-a.conf", "heartbeat = 2\nchannel_max = 2\n"),
+        ("conf.d/readme.txt", "nothing\n"),
+    ])
+    .variable("RABBITMQ_CONFIG_FILE", "@/rabbitmq")
+    .variable("RABBITMQ_CONFIG_FILES", "@/conf.d");
+    let config = given.config();
+    assert_eq!((config.heartbeat_s, config.channel_max), (2, 3));
+    assert_eq!(texts(&config.amqp_listeners), ["[::]:3"]);
+}
+
+#[test]
+fn the_images_variables_are_understood() {
+    let given = given(&[("pass", "geheim\n")])
+        .variable("RABBITMQ_DEFAULT_USER", "hare")
+        .variable("RABBITMQ_DEFAULT_PASS_FILE", "@/pass")
+        .variable("RABBITMQ_DEFAULT_VHOST", "")
+        .variable("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+        .variable("RABBITMQ_NODE_PORT", "5999")
+        .variable("RABBITMQ_NODENAME", "rabbit@burrow")
+        .variable("RABBITMQ_MNESIA_BASE", "/data")
+        .variable("RABBITMQ_LOGS", "-")
+        .variable("RABBITMQ_LOG", "debug,connection=error,+color")
+        .variable("RABBITMQ_ERLANG_COOKIE", "x");
+    let config = given.config();
+    assert_eq!((config.default_user.as_str(), config.default_pass.expose()), ("hare", "geheim"));
+    assert_eq!(config.default_vhost, "/");
+    assert_eq!(texts(&config.amqp_listeners), ["127.0.0.1:5999"]);
+    assert_eq!(config.node_name, "rabbit@burrow");
+    assert_eq!((config.data_dir, config.data_dir_defaulted), (PathBuf::from("/data/leveret"), false));
+    assert_eq!(config.log.filter, "debug,leveret::connection=error");
+    assert_eq!(given.warnings(), Vec::<String>::new());
+    assert_eq!(given.variable("RABBITMQ_MNESIA_DIR", "/dir").config().data_dir, PathBuf::from("/dir"));
+}
+
+#[test]
+fn settings_in_erlangs_arguments_are_found() {
+    let given = given(&[]).variable(
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+        r#"+P 100 -rabbitmq_management load_definitions "/d.json" -rabbit heartbeat 5 log [{console,[{level,debug}]} -kernel x y"#,
+    );
+    let config = given.config();
+    assert_eq!((config.heartbeat_s, config.definitions), (5, vec![PathBuf::from("/d.json")]));
+    let name = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS";
+    assert_eq!(given.warnings(), [format!("environment: {name}: log has an Erlang term as its value; ignored")]);
+}
+
+#[test]
+fn kubernetes_service_links_are_no_settings_and_other_strange_variables_are_warned_of() {
+    let given = given(&[])
+        .variable("LEVERET_AMQP_PORT", "tcp://10.0.0.1:5672")
+        .variable("LEVERET_PORT_5672_TCP_PROTO", "tcp")
+        .variable("LEVERET_SERVICE_HOST", "10.0.0.1")
+        .variable("LEVERET_HARTBEAT", "5")
+        .variable("RABBITMQ_LOGS", "/var/log/x");
+    assert_eq!(texts(&given.config().amqp_listeners), ["[::]:5672"]);
+    assert_eq!(
+        given.warnings(),
+        [
+            "environment: RABBITMQ_LOGS: has no effect: logs are written to standard output",
+            "environment: LEVERET_HARTBEAT: is no setting; ignored (did you mean 'LEVERET_HEARTBEAT'?)",
+        ]
+    );
+}
+
+#[test]
+fn a_variable_and_its_file_cannot_both_be_set() {
+    let given = given(&[]).variable("LEVERET_DEFAULT_PASS", "a").variable("LEVERET_DEFAULT_PASS_FILE", "@/none");
+    assert_eq!(given.mistakes(), ["environment: LEVERET_DEFAULT_PASS: is set, and LEVERET_DEFAULT_PASS_FILE as well"]);
+    let given = super::tests::given(&[]).variable("LEVERET_DEFAULT_PASS_FILE", "@/none");
+    assert_eq!(
+        given.mistakes(),
+        ["environment: LEVERET_DEFAULT_PASS_FILE: none can't be read: No such file or directory (os error 2)"]
+    );
+}
+
+#[test]
+fn every_setting_can_be_written_in_every_source() {
+    for setting in SETTINGS {
+        let written = match setting.default {
+            Default::Written(value) => value,
+            Default::Found { example, .. } => example,
+        };
+        // A section's key in TOML, and as text for the other sources.
+        toml(&format!("{} = {written}", setting.key)).config();
+        let text = written.trim_matches(['[', ']', '"']).to_owned();
+        given(&[]).variable(&setting.variable(), &text).config();
+        if setting.flag().is_some() && !text.is_empty() {
+            given(&[]).flag(setting.key, &text).config();
+        }
+        for key in setting.conf {
+            let text = match (*key, text.as_str()) {
+                (key, _) if key.contains("users.") || key.contains("tags.") => "true",
+                ("management.tcp.ip" | "prometheus.tcp.ip", _) => "127.0.0.1",
+                ("listeners.ssl.*", _) => "5671\nssl_options.certfile = x\nssl_options.keyfile = x",
+                (_, "") => "x",
+                (_, text) => text,
+            };
+            let name = if *key == "log.*.level" { "log.queue.level".to_owned() } else { key.replace('*', "x") };
+            assert_eq!(conf(&format!("{name} = {text}")).warnings(), Vec::<String>::new(), "{name} = {text}");
+        }
+    }
+}
