@@ -3,6 +3,7 @@ pub mod amqp;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod definitions;
 pub mod message;
 pub mod queue;
 pub mod refusal;

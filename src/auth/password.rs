@@ -73,6 +73,12 @@ impl Algorithm {
     }
 }
 
+impl serde::Serialize for Algorithm {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// A password's hash as RabbitMQ writes it: Base64 of four octets of salt and the digest of salt and password. Empty for an
 /// algorithm that is not known.
 pub fn hash(password: &str, algorithm: &Algorithm) -> String {

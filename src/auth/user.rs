@@ -1,9 +1,11 @@
 use std::fmt;
 
+use serde::Serialize;
+
 use super::Algorithm;
 
-/// Someone who may log in.
-#[derive(Clone, PartialEq, Eq)]
+/// Someone who may log in. Serialised as in RabbitMQ's definitions.
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct User {
     pub name: String,
     /// As in RabbitMQ's definitions; empty for a user who can't log in with a password.
@@ -14,9 +16,12 @@ pub struct User {
 }
 
 /// What a user may have at most; `None` is no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct UserLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_channels: Option<u32>,
 }
 
