@@ -7,4 +7,5 @@ pub mod definitions;
 pub mod message;
 pub mod queue;
 pub mod refusal;
+pub mod telemetry;
 pub mod written;
