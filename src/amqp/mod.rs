@@ -10,6 +10,7 @@ pub mod method;
 pub mod properties;
 pub mod reply_code;
 pub mod table;
+pub mod term;
 
 pub use method::Method;
 pub use properties::Properties;
