@@ -26,6 +26,8 @@ pub enum Reason {
     NotAllowed,
     /// RabbitMQ does not do this either.
     NotImplemented,
+    /// A method that only servers send.
+    Unexpected,
     /// The broker can't, though it should: a failed disk, say.
     Internal,
 }
@@ -68,6 +70,7 @@ impl Refusal {
             Reason::Precondition => ReplyCode::PreconditionFailed,
             Reason::NotAllowed => ReplyCode::NotAllowed,
             Reason::NotImplemented => ReplyCode::NotImplemented,
+            Reason::Unexpected => ReplyCode::CommandInvalid,
             Reason::Internal => ReplyCode::InternalError,
         }
     }

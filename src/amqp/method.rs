@@ -15,6 +15,8 @@ pub enum Method<'a> {
     Nack { tag: u64, multiple: bool, requeue: bool },
     /// basic.reject
     Reject { tag: u64, requeue: bool },
+    /// basic.qos, whose first argument `amq-protocol` does not know.
+    Qos { prefetch_bytes: u32, prefetch_count: u16 },
     /// Any other, by `amq-protocol`.
     Other(Box<AMQPClass>),
 }
@@ -125,6 +127,12 @@ pub fn decode(payload: &[u8]) -> Result<Method<'_>, Undecodable> {
             let (tag, bits) = (arguments.longlong()?, arguments.octet()?);
             Method::Nack { tag, multiple: bits & 1 != 0, requeue: bits & 2 != 0 }
         }
+        (60, 10) => {
+            let prefetch_bytes = arguments.long()?;
+            let prefetch_count = arguments.short()?;
+            arguments.octet()?;
+            Method::Qos { prefetch_bytes, prefetch_count }
+        }
         _ => {
             arguments.walk(layout(id).ok_or(Undecodable::Unknown(id))?)?;
             match parse_class(payload) {
@@ -153,6 +161,14 @@ impl<'a> Arguments<'a> {
         Ok(self.take(1)?[0])
     }
 
+    fn short(&mut self) -> Result<u16, Undecodable> {
+        Ok(self.take(2)?.iter().fold(0, |sum, &octet| sum << 8 | u16::from(octet)))
+    }
+
+    fn long(&mut self) -> Result<u32, Undecodable> {
+        Ok(self.take(4)?.iter().fold(0, |sum, &octet| sum << 8 | u32::from(octet)))
+    }
+
     fn longlong(&mut self) -> Result<u64, Undecodable> {
         let octets = self.take(8)?;
         Ok(u64::from_be_bytes(octets.try_into().map_err(|_| Undecodable::Arguments(self.id))?))
@@ -165,8 +181,8 @@ impl<'a> Arguments<'a> {
     }
 
     fn long_string(&mut self) -> Result<&'a [u8], Undecodable> {
-        let count = self.take(4)?.iter().fold(0, |sum, &octet| sum << 8 | usize::from(octet));
-        self.take(count)
+        let count = self.long()?;
+        self.take(count as usize)
     }
 
     fn publish(&mut self) -> Result<Publish<'a>, Undecodable> {

@@ -164,12 +164,22 @@ impl Router {
         true
     }
 
-    /// Removes all bindings to a destination, without looking at the others.
-    pub fn remove_destination(&mut self, destination: &Destination) -> Vec<Binding> {
+    /// The bindings to a destination, found without looking at the others.
+    fn bindings_to(&self, destination: &Destination) -> impl Iterator<Item = &Binding> {
         let first =
             Binding { destination: destination.clone(), routing_key: Arc::default(), arguments: Table::default() };
         let run = self.bindings.range(first..).map(|(binding, _)| binding);
-        let removed: Vec<_> = run.take_while(|binding| binding.destination == *destination).cloned().collect();
+        run.take_while(move |binding| binding.destination == *destination)
+    }
+
+    /// Whether anything is bound to a destination.
+    pub fn binds(&self, destination: &Destination) -> bool {
+        self.bindings_to(destination).next().is_some()
+    }
+
+    /// Removes all bindings to a destination.
+    pub fn remove_destination(&mut self, destination: &Destination) -> Vec<Binding> {
+        let removed: Vec<_> = self.bindings_to(destination).cloned().collect();
         for binding in &removed {
             self.unbind(binding);
         }
@@ -223,5 +233,11 @@ fn shrink<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
     const SPARE_MIN: usize = 64;
     if map.capacity() > SPARE_MIN && map.len() < map.capacity() / 4 {
         map.shrink_to(map.len() * 2);
+    }
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} bindings of type {}", self.len(), self.kind.name())
     }
 }

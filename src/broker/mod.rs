@@ -1,0 +1,197 @@
+//! What every door holds: virtual hosts, users, connections; start and stop.
+
+pub mod users;
+
+use crate::config::{Config, Durability};
+use crate::queue::classic::Memory;
+use crate::store::keys::Kind;
+use crate::store::{self, OpenError, Store};
+use crate::vhost::records::{self, BindingRecord, ExchangeRecord, QueueRecord};
+use crate::vhost::{House, Vhost};
+use dashmap::DashMap;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
+use users::Users;
+
+#[derive(Debug)]
+pub struct Broker {
+    pub config: Arc<Config>,
+    house: Arc<House>,
+    vhosts: RwLock<FxHashMap<Arc<str>, Arc<Vhost>>>,
+    pub users: Users,
+    connections: DashMap<u64, Arc<Registered>>,
+    next_connection: AtomicU64,
+}
+
+/// A connection as the rest of the broker knows it.
+#[derive(Debug, Default)]
+pub struct Registered {
+    /// Wakes the connection to look at `reason`.
+    pub asked: Notify,
+    /// Why it is to end, in the words of its connection.close.
+    pub reason: parking_lot::Mutex<Option<String>>,
+}
+
+impl Registered {
+    /// Asks the connection to say good-bye.
+    pub fn close(&self, reason: &str) {
+        *self.reason.lock() = Some(reason.to_owned());
+        self.asked.notify_one();
+    }
+}
+
+/// Why the broker does not start.
+#[derive(Debug)]
+pub enum StartError {
+    Store(OpenError),
+    /// A definition on disk that can't be read.
+    Definition {
+        folder: PathBuf,
+        text: String,
+    },
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(out),
+            Self::Definition { folder, text } => {
+                write!(out, "the data folder {} holds a definition that can't be read: {text}", folder.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        Self::Store(error)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct VhostRecord {
+    name: String,
+}
+
+impl Broker {
+    /// Opens the data folder and brings back what was durable. An empty folder gets the default virtual host and user.
+    pub fn open(config: Arc<Config>) -> Result<Arc<Self>, StartError> {
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let store = Store::open(&store::Options {
+            folder: config.data_dir.clone(),
+            durability: match config.durability {
+                Durability::Fsync => store::Durability::Fsync,
+                Durability::Os => store::Durability::Os,
+                Durability::Memory => store::Durability::Memory,
+            },
+            write_buffer_bytes: bytes(config.store_write_buffer),
+            backlog_bytes_max: bytes(config.unsynced_max),
+        })?;
+        let unreadable = |text: String| StartError::Definition { folder: config.data_dir.clone(), text };
+        let next_queue = store.meta("next_queue").map_err(|error| unreadable(error.to_string()))?;
+        let next_queue = next_queue.and_then(|octets| Some(u64::from_be_bytes(octets.try_into().ok()?))).unwrap_or(1);
+        let memory = Arc::new(Memory::new(bytes(config.messages_memory), bytes(config.queue_memory)));
+        let house =
+            Arc::new(House { store, memory, next_queue: AtomicU64::new(next_queue), next_consumer: AtomicU64::new(0) });
+        let broker = Arc::new(Self {
+            config: Arc::clone(&config),
+            vhosts: RwLock::default(),
+            users: Users::recover(&house.store).map_err(unreadable)?,
+            house,
+            connections: DashMap::new(),
+            next_connection: AtomicU64::new(1),
+        });
+        broker.recover().map_err(unreadable)?;
+        if broker.vhosts.read().is_empty() {
+            broker.add_vhost(&config.default_vhost);
+            broker.users.seed(&config, &broker.house.store);
+        }
+        Ok(broker)
+    }
+
+    fn recover(&self) -> Result<(), String> {
+        let store = &self.house.store;
+        for record in read::<VhostRecord>(store, Kind::Vhost)? {
+            self.vhosts.write().insert(record.name.as_str().into(), Arc::new(Vhost::new(&record.name, &self.house)));
+        }
+        for record in read::<ExchangeRecord>(store, Kind::Exchange)? {
+            self.recovered(&record.vhost)?.recover_exchange(&record)?;
+        }
+        for record in read::<QueueRecord>(store, Kind::Queue)? {
+            self.recovered(&record.vhost)?.recover_queue(record, &self.house)?;
+        }
+        for record in read::<BindingRecord>(store, Kind::Binding)? {
+            self.recovered(&record.vhost)?.recover_binding(record);
+        }
+        Ok(())
+    }
+
+    fn recovered(&self, vhost: &str) -> Result<Arc<Vhost>, String> {
+        self.vhost(vhost).ok_or_else(|| format!("it belongs to the virtual host '{vhost}', which does not exist"))
+    }
+
+    pub fn vhost(&self, name: &str) -> Option<Arc<Vhost>> {
+        self.vhosts.read().get(name).cloned()
+    }
+
+    /// Adds a virtual host; nothing if it is there.
+    pub fn add_vhost(&self, name: &str) {
+        if self.vhost(name).is_some() {
+            return;
+        }
+        let vhost = Arc::new(Vhost::new(name, &self.house));
+        self.vhosts.write().insert(Arc::clone(&vhost.name), vhost);
+        let key = store::keys::Definition::new(Kind::Vhost, &[name.as_bytes()]);
+        let record = VhostRecord { name: name.to_owned() };
+        drop(self.house.store.change(vec![records::put(key, &record)]));
+    }
+
+    /// Counts a connection in; `None` if there are as many as there may be.
+    pub fn register(&self) -> Option<(u64, Arc<Registered>)> {
+        if self.config.max_connections.is_some_and(|limit| self.connections.len() >= limit as usize) {
+            return None;
+        }
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let registered = Arc::new(Registered::default());
+        self.connections.insert(id, Arc::clone(&registered));
+        Some((id, registered))
+    }
+
+    pub fn unregister(&self, id: u64) {
+        self.connections.remove(&id);
+    }
+
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Asks all connections to say good-bye.
+    pub fn close_connections(&self, reason: &str) {
+        for connection in self.connections.iter() {
+            connection.close(reason);
+        }
+    }
+
+    /// The graceful end: what is known about deliveries is written exactly, and everything synced. Connections are gone.
+    pub fn close(&self) {
+        let vhosts: Vec<_> = self.vhosts.read().values().cloned().collect();
+        for queue in vhosts.iter().flat_map(|vhost| vhost.queues()) {
+            queue.rest();
+        }
+        self.house.store.close();
+    }
+}
+
+/// All definitions of a kind.
+fn read<R: DeserializeOwned>(store: &Store, kind: Kind) -> Result<Vec<R>, String> {
+    let rows = store.definitions(kind).map_err(|error| error.to_string())?;
+    rows.iter().map(|row| serde_json::from_slice(row).map_err(|error| format!("{kind:?}: {error}"))).collect()
+}

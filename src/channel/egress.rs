@@ -1,0 +1,593 @@
+//! What leaves a connection: replies, deliveries, confirms, in one order.
+//!
+//! Everything is put into an inbox without a lock, by the connection itself, by queues and by the commit thread. Who
+//! put something in also writes it ([`Egress::pump`]): it takes the socket's writing half if nobody has it, cuts frames
+//! out of the runs and writes until the socket is full; the connection's writing task goes on from there. Delivery tags
+//! are given when frames are cut, so tags, unacknowledged deliveries and confirms have one owner: [`Sent`], behind one
+//! short lock.
+
+use crate::amqp::{ReplyCode, frame, method, properties::ContentHeader};
+use crate::message::Message;
+use crate::queue::Queue;
+use crate::queue::classic::Acts;
+use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet};
+use crate::queue::ranges::Ranges;
+use crate::queue::state::{WINDOW_BYTES, WINDOW_MESSAGES};
+use crossbeam_queue::SegQueue;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
+
+/// A write is begun with at most about so many octets.
+const WRITE_BYTES: usize = 128 << 10;
+/// Replies that a client does not fetch: with more than this its requests are no longer read.
+const REPLY_BYTES_MAX: usize = 1 << 20;
+
+/// Something to send.
+#[derive(Debug)]
+enum Item {
+    /// Frames as they are.
+    Frames(Vec<u8>),
+    Deliver {
+        channel: u16,
+        delivery: Delivery,
+    },
+    /// The answer to a basic.get.
+    Got {
+        channel: u16,
+        queue: Arc<Queue>,
+        delivery: Delivery,
+        no_ack: bool,
+        ready: u32,
+    },
+    /// The queue of a consumer is gone.
+    Cancelled {
+        channel: u16,
+        consumer: ConsumerKey,
+    },
+    /// No more deliveries for a consumer.
+    Forget {
+        channel: u16,
+        consumer: ConsumerKey,
+    },
+    /// Publishes are safe.
+    Confirmed {
+        channel: u16,
+        epoch: u64,
+        sequence: Vec<Range<u64>>,
+        refused: bool,
+    },
+}
+
+#[derive(Debug)]
+pub struct Egress {
+    inbox: SegQueue<Item>,
+    sent: Mutex<Sent>,
+    /// The writing half and what did not fit; `None` while somebody writes.
+    writer: Mutex<Option<Writer>>,
+    /// Something was put in since the last look.
+    dirty: AtomicBool,
+    /// The socket is full, or somebody asks the writing task to write.
+    wake: Notify,
+    /// Octets of replies in the inbox.
+    reply_bytes: AtomicUsize,
+    drained: Notify,
+    broken: AtomicBool,
+    /// Octets written, and when something was last written, in heartbeat ticks.
+    pub written_bytes: AtomicU64,
+    /// The client wants to know when a consumer is cancelled.
+    pub cancel_notify: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Writer {
+    half: OwnedWriteHalf,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+/// What was sent and is still owed an answer, by channel.
+#[derive(Debug, Default)]
+struct Sent {
+    /// Items taken from the inbox and not yet sent.
+    items: VecDeque<Item>,
+    channels: FxHashMap<u16, Channel>,
+    frame_max: u32,
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    epoch: u64,
+    last_tag: u64,
+    unacked: VecDeque<Unacked>,
+    consumers: FxHashMap<ConsumerKey, Consumer>,
+    confirms: Confirms,
+}
+
+#[derive(Debug)]
+struct Consumer {
+    tag: Arc<str>,
+    queue: Arc<Queue>,
+    no_ack: bool,
+    /// Written since the queue was last told.
+    messages: u32,
+    bytes: usize,
+}
+
+/// Deliveries next to each other, not yet acknowledged.
+#[derive(Debug, Clone)]
+pub struct Unacked {
+    pub first_tag: u64,
+    pub count: u64,
+    pub queue: Arc<Queue>,
+    pub consumer: ConsumerKey,
+    /// Position of the first in its queue.
+    pub first: u64,
+}
+
+impl Unacked {
+    fn last_tag(&self) -> u64 {
+        self.first_tag + self.count - 1
+    }
+
+    pub fn positions(&self) -> Range<u64> {
+        self.first..self.first + self.count
+    }
+
+    /// Splits off the first `count`.
+    fn split(&mut self, count: u64) -> Self {
+        let head = Self { count, ..self.clone() };
+        self.first_tag += count;
+        self.first += count;
+        self.count -= count;
+        head
+    }
+}
+
+/// Publishes of a channel that are safe, waiting for those before them.
+#[derive(Debug, Default)]
+struct Confirms {
+    /// The highest sequence number that was confirmed, with all below.
+    confirmed: u64,
+    safe: Ranges,
+    refused: Ranges,
+}
+
+/// A tag that stands for nothing unacknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownTag(pub u64);
+
+impl Egress {
+    pub fn new(half: OwnedWriteHalf, frame_max: u32) -> Arc<Self> {
+        Arc::new(Self {
+            inbox: SegQueue::new(),
+            sent: Mutex::new(Sent { frame_max, ..Sent::default() }),
+            writer: Mutex::new(Some(Writer { half, buffer: Vec::new(), at: 0 })),
+            dirty: AtomicBool::new(false),
+            wake: Notify::new(),
+            reply_bytes: AtomicUsize::new(0),
+            drained: Notify::new(),
+            broken: AtomicBool::new(false),
+            written_bytes: AtomicU64::new(0),
+            cancel_notify: AtomicBool::new(false),
+        })
+    }
+
+    /// What the client agreed to.
+    pub fn set_frame_max(&self, frame_max: u32) {
+        self.sent.lock().frame_max = frame_max;
+    }
+
+    /// Sends frames. [`Outlet::pump`] follows.
+    pub fn send(&self, frames: Vec<u8>) {
+        if !frames.is_empty() {
+            self.reply_bytes.fetch_add(frames.len(), Ordering::Relaxed);
+            self.inbox.push(Item::Frames(frames));
+        }
+    }
+
+    /// Sends the answer to a basic.get.
+    pub fn got(&self, channel: u16, queue: Arc<Queue>, delivery: Delivery, no_ack: bool, ready: u64) {
+        let ready = u32::try_from(ready).unwrap_or(u32::MAX);
+        self.inbox.push(Item::Got { channel, queue, delivery, no_ack, ready });
+    }
+
+    /// Publishes are safe, or were refused.
+    pub fn confirmed(&self, channel: u16, epoch: u64, sequence: Vec<Range<u64>>, refused: bool) {
+        self.inbox.push(Item::Confirmed { channel, epoch, sequence, refused });
+    }
+
+    /// Whether the socket is no more.
+    pub fn broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Waits while the client leaves too many replies unread.
+    pub async fn fetched(&self) {
+        loop {
+            let drained = self.drained.notified();
+            if self.reply_bytes.load(Ordering::Relaxed) <= REPLY_BYTES_MAX || self.broken() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    // ── Channels ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn open_channel(&self, channel: u16, epoch: u64) {
+        self.sent.lock().channels.insert(channel, Channel { epoch, ..Channel::default() });
+    }
+
+    /// Forgets a channel; what was on its way or unacknowledged is given back, in no order.
+    pub fn close_channel(&self, channel: u16) -> Vec<Unacked> {
+        let mut sent = self.sent.lock();
+        let Some(closed) = sent.channels.remove(&channel) else { return Vec::new() };
+        while let Some(item) = self.inbox.pop() {
+            sent.items.push_back(item);
+        }
+        let mut back: Vec<Unacked> = closed.unacked.into();
+        sent.items.retain(|item| match item {
+            Item::Deliver { channel: of, delivery } if *of == channel => {
+                if let Some(consumer) = closed.consumers.get(&delivery.consumer).filter(|consumer| !consumer.no_ack) {
+                    back.push(unacked(0, &consumer.queue, delivery));
+                }
+                false
+            }
+            Item::Got { channel: of, queue, delivery, no_ack, .. } if *of == channel => {
+                if !no_ack {
+                    back.push(unacked(0, queue, delivery));
+                }
+                false
+            }
+            _ => true,
+        });
+        back
+    }
+
+    pub fn add_consumer(&self, channel: u16, key: ConsumerKey, tag: Arc<str>, queue: Arc<Queue>, no_ack: bool) {
+        if let Some(channel) = self.sent.lock().channels.get_mut(&channel) {
+            channel.consumers.insert(key, Consumer { tag, queue, no_ack, messages: 0, bytes: 0 });
+        }
+    }
+
+    /// The consumer was cancelled: after what is on its way nothing more comes.
+    pub fn remove_consumer(&self, channel: u16, consumer: ConsumerKey) {
+        self.inbox.push(Item::Forget { channel, consumer });
+    }
+
+    /// Takes the deliveries with a tag, or all up to it.
+    pub fn settle(&self, channel: u16, tag: u64, multiple: bool) -> Result<Vec<Unacked>, UnknownTag> {
+        let mut sent = self.sent.lock();
+        let unacked = &mut sent.channels.get_mut(&channel).ok_or(UnknownTag(tag))?.unacked;
+        if multiple && tag == 0 {
+            return Ok(std::mem::take(unacked).into());
+        }
+        let at = unacked.partition_point(|range| range.last_tag() < tag);
+        if unacked.get(at).is_none_or(|range| range.first_tag > tag) {
+            return Err(UnknownTag(tag));
+        }
+        let range = &mut unacked[at];
+        if multiple {
+            let mut taken: Vec<Unacked> = Vec::with_capacity(at + 1);
+            let last = if range.last_tag() == tag { None } else { Some(range.split(tag - range.first_tag + 1)) };
+            let whole = if last.is_none() { at + 1 } else { at };
+            taken.extend(unacked.drain(..whole));
+            taken.extend(last);
+            return Ok(taken);
+        }
+        if range.count == 1 {
+            return Ok(unacked.remove(at).into_iter().collect());
+        }
+        let before = range.split(tag - range.first_tag);
+        let one = range.split(1);
+        if range.count == 0 {
+            unacked.remove(at);
+        }
+        if before.count > 0 {
+            unacked.insert(at, before);
+        }
+        Ok(vec![one])
+    }
+
+    /// All of them, for basic.recover.
+    pub fn recover(&self, channel: u16) -> Vec<Unacked> {
+        self.settle(channel, 0, true).unwrap_or_default()
+    }
+
+    /// Puts back what a transaction had taken.
+    pub fn unsettle(&self, channel: u16, taken: Vec<Unacked>) {
+        if let Some(channel) = self.sent.lock().channels.get_mut(&channel) {
+            channel.unacked.extend(taken);
+            channel.unacked.make_contiguous().sort_by_key(|range| range.first_tag);
+        }
+    }
+
+    // ── Writing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Takes the writing half, writes, puts it back. Says whether the socket is full.
+    fn flush(&self) -> bool {
+        loop {
+            let Some(mut writer) = self.writer.lock().take() else { return false };
+            let full = self.write(&mut writer);
+            *self.writer.lock() = Some(writer);
+            if full {
+                return true;
+            }
+            // Who came while the half was taken left it to us.
+            if !self.dirty.load(Ordering::Acquire) {
+                return false;
+            }
+        }
+    }
+
+    fn write(&self, writer: &mut Writer) -> bool {
+        loop {
+            while writer.at < writer.buffer.len() {
+                if self.broken() {
+                    break;
+                }
+                match writer.half.try_write(&writer.buffer[writer.at..]) {
+                    Ok(count) => {
+                        writer.at += count;
+                        self.written_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(_) => {
+                        self.broken.store(true, Ordering::Release);
+                        self.drained.notify_waiters();
+                    }
+                }
+            }
+            writer.buffer.clear();
+            writer.buffer.shrink_to(2 * WRITE_BYTES);
+            writer.at = 0;
+            self.dirty.store(false, Ordering::Release);
+            self.cut(&mut writer.buffer);
+            if writer.buffer.is_empty() {
+                writer.buffer.shrink_to(4096);
+                return false;
+            }
+        }
+    }
+
+    /// Cuts frames for what is in the inbox, up to about [`WRITE_BYTES`].
+    fn cut(&self, out: &mut Vec<u8>) {
+        let mut acts = Acts::default();
+        let mut confirming: Vec<u16> = Vec::new();
+        let mut sent = self.sent.lock();
+        let frame_max = sent.frame_max;
+        while out.len() < WRITE_BYTES {
+            let Some(item) = sent.items.pop_front().or_else(|| self.inbox.pop()) else { break };
+            match item {
+                Item::Frames(frames) => {
+                    let before = self.reply_bytes.fetch_sub(frames.len(), Ordering::Relaxed);
+                    if before > REPLY_BYTES_MAX {
+                        self.drained.notify_waiters();
+                    }
+                    if out.is_empty() { *out = frames } else { out.extend_from_slice(&frames) }
+                }
+                Item::Deliver { channel, mut delivery } => {
+                    let Some(state) = sent.channels.get_mut(&channel) else { continue };
+                    let done = state.deliver(out, channel, &delivery, frame_max, &mut acts);
+                    if done < delivery.count {
+                        delivery.index += done;
+                        delivery.first += u64::from(done);
+                        delivery.count -= done;
+                        sent.items.push_front(Item::Deliver { channel, delivery });
+                    }
+                }
+                Item::Got { channel, queue, delivery, no_ack, ready } => {
+                    let Some(state) = sent.channels.get_mut(&channel) else { continue };
+                    state.last_tag += 1;
+                    let message = delivery.run.message(delivery.index);
+                    method::write_get_ok(out, channel, state.last_tag, delivery.redelivered, message.address, ready);
+                    write_content(out, channel, &message, frame_max);
+                    if !no_ack {
+                        state.unacked.push_back(unacked(state.last_tag, &queue, &delivery));
+                    }
+                }
+                Item::Cancelled { channel, consumer } => {
+                    let Some(state) = sent.channels.get_mut(&channel) else { continue };
+                    if let Some(consumer) = state.consumers.remove(&consumer)
+                        && self.cancel_notify.load(Ordering::Relaxed)
+                    {
+                        write_cancel(out, channel, &consumer.tag);
+                    }
+                }
+                Item::Forget { channel, consumer } => {
+                    if let Some(state) = sent.channels.get_mut(&channel) {
+                        state.consumers.remove(&consumer);
+                    }
+                }
+                Item::Confirmed { channel, epoch, sequence, refused } => {
+                    let Some(state) = sent.channels.get_mut(&channel) else { continue };
+                    if state.epoch != epoch {
+                        continue;
+                    }
+                    let set = if refused { &mut state.confirms.refused } else { &mut state.confirms.safe };
+                    sequence.into_iter().for_each(|range| set.insert(range));
+                    if !confirming.contains(&channel) {
+                        confirming.push(channel);
+                    }
+                }
+            }
+        }
+        for channel in confirming {
+            if let Some(state) = sent.channels.get_mut(&channel) {
+                state.confirms.write(out, channel);
+            }
+        }
+        drop(sent);
+        acts.run_aside();
+    }
+
+    /// Writes when the socket takes more again, until the connection ends.
+    pub async fn writing_task(self: Arc<Self>) {
+        loop {
+            self.wake.notified().await;
+            while self.flush() && !self.broken() {
+                self.writable().await;
+            }
+        }
+    }
+
+    /// Waits until the socket takes octets. Meanwhile the half is taken: whoever else wants to write leaves it to us.
+    async fn writable(&self) {
+        let Some(writer) = self.writer.lock().take() else { return };
+        let ready = writer.half.writable().await;
+        if ready.is_err() {
+            self.broken.store(true, Ordering::Release);
+        }
+        *self.writer.lock() = Some(writer);
+    }
+
+    /// Says good-bye: everything is written, as far as the peer takes it within the time, and the half is closed.
+    pub async fn finish(&self, patience: std::time::Duration) {
+        use tokio::io::AsyncWriteExt as _;
+        let end = tokio::time::Instant::now() + patience;
+        while self.flush() && !self.broken() {
+            if tokio::time::timeout_at(end, self.writable()).await.is_err() {
+                break;
+            }
+        }
+        let writer = self.writer.lock().take();
+        if let Some(mut writer) = writer {
+            // The peer may be gone already.
+            let _ = writer.half.shutdown().await;
+        }
+        self.broken.store(true, Ordering::Release);
+    }
+}
+
+impl Outlet for Egress {
+    fn push(&self, channel: ChannelKey, delivery: Delivery) {
+        self.inbox.push(Item::Deliver { channel: channel.0, delivery });
+    }
+
+    fn cancelled(&self, channel: ChannelKey, consumer: ConsumerKey) {
+        self.inbox.push(Item::Cancelled { channel: channel.0, consumer });
+    }
+
+    fn pump(&self) {
+        self.dirty.store(true, Ordering::Release);
+        if self.flush() {
+            self.wake.notify_one();
+        }
+    }
+
+    fn wake(&self) {
+        self.dirty.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+}
+
+impl Channel {
+    /// Cuts the frames of deliveries until `out` is full; says how many.
+    fn deliver(
+        &mut self,
+        out: &mut Vec<u8>,
+        channel: u16,
+        delivery: &Delivery,
+        frame_max: u32,
+        acts: &mut Acts,
+    ) -> u32 {
+        let Some(consumer) = self.consumers.get_mut(&delivery.consumer) else { return delivery.count };
+        let mut count = 0;
+        let mut bytes = 0;
+        while count < delivery.count && out.len() < WRITE_BYTES {
+            let message = delivery.run.message(delivery.index + count);
+            count += 1;
+            let tag = self.last_tag + u64::from(count);
+            method::write_deliver(out, channel, &consumer.tag, tag, delivery.redelivered, message.address);
+            write_content(out, channel, &message, frame_max);
+            bytes += delivery.run.message_bytes(delivery.index + count - 1);
+        }
+        let first_tag = self.last_tag + 1;
+        self.last_tag += u64::from(count);
+        if !consumer.no_ack {
+            let (count, first) = (u64::from(count), delivery.first);
+            match self.unacked.back_mut() {
+                Some(last) if last.consumer == delivery.consumer && last.first + last.count == first => {
+                    last.count += count
+                }
+                _ => {
+                    let queue = Arc::clone(&consumer.queue);
+                    let consumer = delivery.consumer;
+                    self.unacked.push_back(Unacked { first_tag, count, queue, consumer, first });
+                }
+            }
+        }
+        consumer.messages += count;
+        consumer.bytes += bytes;
+        // The queue is told now and then: well before the window is used up.
+        if consumer.messages >= WINDOW_MESSAGES / 4 || consumer.bytes >= WINDOW_BYTES / 4 {
+            consumer.queue.written(delivery.consumer, consumer.messages, consumer.bytes, acts);
+            (consumer.messages, consumer.bytes) = (0, 0);
+        }
+        count
+    }
+}
+
+impl Confirms {
+    /// Writes what can be confirmed in order, gathered.
+    fn write(&mut self, out: &mut Vec<u8>, channel: u16) {
+        loop {
+            let next = self.confirmed + 1;
+            let (range, refused) = match (self.safe.first(), self.refused.first()) {
+                (Some(range), _) if range.start == next => (range, false),
+                (_, Some(range)) if range.start == next => (range, true),
+                _ => return,
+            };
+            let last = range.end - 1;
+            let multiple = last > next;
+            if refused {
+                self.refused.pop_front(u64::MAX);
+                method::write_nack(out, channel, last, multiple, false);
+            } else {
+                self.safe.pop_front(u64::MAX);
+                method::write_ack(out, channel, last, multiple);
+            }
+            self.confirmed = last;
+        }
+    }
+}
+
+fn unacked(tag: u64, queue: &Arc<Queue>, delivery: &Delivery) -> Unacked {
+    Unacked {
+        first_tag: tag,
+        count: u64::from(delivery.count),
+        queue: Arc::clone(queue),
+        consumer: delivery.consumer,
+        first: delivery.first,
+    }
+}
+
+/// Writes a message's content header and body.
+pub fn write_content(out: &mut Vec<u8>, channel: u16, message: &Message<'_>, frame_max: u32) {
+    frame::write(out, frame::HEADER, channel, |out| {
+        ContentHeader::write(out, message.body.len() as u64, message.properties);
+    });
+    frame::write_body(out, channel, message.body, frame_max);
+}
+
+/// Writes basic.cancel with no-wait, as a server tells of a consumer's end.
+fn write_cancel(out: &mut Vec<u8>, channel: u16, tag: &str) {
+    frame::write(out, frame::METHOD, channel, |out| {
+        out.extend_from_slice(&[0, 60, 0, 30]);
+        method::short_string(out, tag);
+        out.push(1);
+    });
+}
+
+/// Writes a message back to its publisher.
+pub fn write_returned(out: &mut Vec<u8>, channel: u16, message: &Message<'_>, frame_max: u32) {
+    method::write_return(out, channel, ReplyCode::NoRoute, message.address);
+    write_content(out, channel, message, frame_max);
+}

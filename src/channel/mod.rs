@@ -1,0 +1,254 @@
+//! One channel: methods become operations of the house.
+//!
+//! The connection's task owns its channels and calls them one after the other. What a read brings for a channel is
+//! gathered (messages in runs, acknowledgements in ranges) and handed over once, at the end of the read or before the
+//! first method that could tell the difference ([`Channel::hand_over`]).
+
+pub mod consume;
+pub mod egress;
+pub mod publish;
+pub mod topology;
+pub mod tx;
+
+use crate::amqp::method::{self, Id};
+use crate::amqp::{ReplyCode, frame};
+use crate::queue::Queue;
+use crate::queue::classic::Acts;
+use crate::queue::consumer::{ConsumerKey, Outlet};
+use crate::refusal::Refusal;
+use crate::store::Committed;
+use crate::vhost::{Actor, Vhost};
+use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, exchange, queue};
+use consume::Settlements;
+use egress::Egress;
+use publish::{Assembly, Publisher};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// What ends a channel or its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub code: ReplyCode,
+    pub text: String,
+    /// The method at fault, or (0, 0).
+    pub id: Id,
+}
+
+impl Fault {
+    pub fn new(code: ReplyCode, text: impl Into<String>, id: Id) -> Self {
+        Self { code, text: text.into(), id }
+    }
+
+    fn refused(refusal: Refusal, id: Id) -> Self {
+        Self { code: refusal.reply_code(), text: refusal.text, id }
+    }
+}
+
+/// What a channel is given by its connection.
+pub struct Context {
+    pub vhost: Arc<Vhost>,
+    pub actor: Actor,
+    pub egress: Arc<Egress>,
+    pub limits: Limits,
+    /// Replies of this read, not yet given to the egress.
+    pub frames: Vec<u8>,
+    pub acts: Acts,
+    /// Queues that end with the connection.
+    pub exclusive: Vec<Arc<Queue>>,
+}
+
+/// What a channel may.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Octets of a message's body.
+    pub message_bytes_max: u64,
+    /// Consumers of one channel.
+    pub consumers_max: Option<u32>,
+    pub frame_max: u32,
+}
+
+impl Context {
+    fn reply(&mut self, channel: u16, class: AMQPClass) {
+        method::write(&mut self.frames, channel, &class);
+    }
+
+    /// Gives the replies so far to the egress, so that what follows them there comes after them.
+    pub fn flush(&mut self) {
+        self.egress.send(std::mem::take(&mut self.frames));
+    }
+
+    /// Carries out what was decided and writes what there is to write.
+    pub fn act(&mut self) {
+        self.flush();
+        std::mem::take(&mut self.acts).run();
+        self.egress.pump();
+    }
+
+    /// Waits until a change of definitions is on disk.
+    async fn safe(&mut self, committed: Option<Committed>) -> Result<(), Refusal> {
+        let Some(committed) = committed else { return Ok(()) };
+        self.act();
+        committed.await.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))
+    }
+}
+
+pub struct Channel {
+    number: u16,
+    /// Tells this channel from an earlier one of the same number.
+    epoch: u64,
+    assembly: Assembly,
+    publisher: Publisher,
+    settlements: Settlements,
+    consumers: FxHashMap<Arc<str>, Consumer>,
+    /// basic.qos: for consumers started from now on; 0: unlimited.
+    prefetch: u32,
+    last_queue: Option<Arc<str>>,
+    tx: Option<tx::Transaction>,
+}
+
+struct Consumer {
+    key: ConsumerKey,
+    queue: Arc<Queue>,
+}
+
+impl Channel {
+    pub fn open(number: u16, epoch: u64, context: &Context) -> Self {
+        context.egress.open_channel(number, epoch);
+        Self {
+            number,
+            epoch,
+            assembly: Assembly::Method,
+            publisher: Publisher::default(),
+            settlements: Settlements::default(),
+            consumers: FxHashMap::default(),
+            prefetch: 0,
+            last_queue: None,
+            tx: None,
+        }
+    }
+
+    /// Whether the next frame must be a content header or body.
+    pub fn in_content(&self) -> bool {
+        !matches!(self.assembly, Assembly::Method)
+    }
+
+    /// Hands over what was gathered: messages to their queues, then acknowledgements.
+    pub fn hand_over(&mut self, context: &mut Context) {
+        if let Some(tx) = &mut self.tx {
+            tx.keep(&mut self.publisher);
+        }
+        self.publisher.hand_over(self.number, self.epoch, context);
+        self.settlements.hand_over(context);
+    }
+
+    /// Ends the channel: consumers go, unacknowledged messages go back, an open transaction is forgotten.
+    pub fn close(mut self, context: &mut Context) {
+        self.hand_over(context);
+        for (_, consumer) in self.consumers.drain() {
+            self::consume::cancel(&consumer.queue, consumer.key, context);
+        }
+        let mut back = context.egress.close_channel(self.number);
+        if let Some(tx) = self.tx.take() {
+            back.extend(tx.into_unacked());
+        }
+        consume::requeue(back, context);
+    }
+
+    /// A method other than basic.publish and the acknowledgements.
+    pub async fn method(&mut self, class: AMQPClass, id: Id, cx: &mut Context) -> Result<(), Fault> {
+        self.hand_over(cx);
+        let number = self.number;
+        let outcome = match class {
+            AMQPClass::Exchange(exchange) => self.exchange(exchange, cx).await,
+            AMQPClass::Queue(queue) => self.queue(queue, cx).await,
+            AMQPClass::Basic(basic) => self.basic(basic, cx).await,
+            AMQPClass::Tx(tx) => self.transaction(tx, cx).await,
+            AMQPClass::Confirm(confirm::AMQPMethod::Select(select)) => self.confirm_select(&select, cx),
+            AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => match flow.active {
+                true => {
+                    let ok = channel::AMQPMethod::FlowOk(channel::FlowOk { active: true });
+                    cx.reply(number, AMQPClass::Channel(ok));
+                    Ok(())
+                }
+                false => Err(Refusal::not_implemented("active=false")),
+            },
+            AMQPClass::Access(access::AMQPMethod::Request(_)) => {
+                let ok = access::AMQPMethod::RequestOk(access::RequestOk {});
+                cx.reply(number, AMQPClass::Access(ok));
+                Ok(())
+            }
+            _ => return Err(Fault::new(ReplyCode::CommandInvalid, "unimplemented method", id)),
+        };
+        outcome.map_err(|refusal| Fault::refused(refusal, id))
+    }
+
+    async fn exchange(&mut self, method: exchange::AMQPMethod, cx: &mut Context) -> Result<(), Refusal> {
+        use exchange::AMQPMethod as M;
+        match method {
+            M::Declare(declare) => self.exchange_declare(declare, cx).await,
+            M::Delete(delete) => self.exchange_delete(&delete, cx).await,
+            M::Bind(bind) => self.exchange_bind(bind, cx).await,
+            M::Unbind(unbind) => self.exchange_unbind(unbind, cx).await,
+            _ => Err(unimplemented_method()),
+        }
+    }
+
+    async fn queue(&mut self, method: queue::AMQPMethod, cx: &mut Context) -> Result<(), Refusal> {
+        use queue::AMQPMethod as M;
+        match method {
+            M::Declare(declare) => self.queue_declare(declare, cx).await,
+            M::Bind(bind) => self.queue_bind(bind, cx).await,
+            M::Unbind(unbind) => self.queue_unbind(unbind, cx).await,
+            M::Purge(purge) => self.queue_purge(&purge, cx),
+            M::Delete(delete) => self.queue_delete(&delete, cx).await,
+            _ => Err(unimplemented_method()),
+        }
+    }
+
+    async fn basic(&mut self, method: basic::AMQPMethod, cx: &mut Context) -> Result<(), Refusal> {
+        use basic::AMQPMethod as M;
+        match method {
+            M::Consume(consume) => self.consume(consume, cx),
+            M::Cancel(cancel) => self.cancel(&cancel, cx),
+            // The client's answer to our cancel notification.
+            M::CancelOk(_) => Ok(()),
+            M::Get(get) => self.get(&get, cx).await,
+            M::Recover(recover) => self.recover(recover.requeue, true, cx),
+            M::RecoverAsync(recover) => self.recover(recover.requeue, false, cx),
+            _ => Err(unimplemented_method()),
+        }
+    }
+
+    /// The queue a method means: an empty name is the one declared last on this channel.
+    fn queue_name(&self, name: &str) -> Result<Arc<str>, Refusal> {
+        match (name, &self.last_queue) {
+            ("", Some(last)) => Ok(Arc::clone(last)),
+            ("", None) => Err(Refusal::not_found("no previously declared queue")),
+            (name, _) => Ok(name.into()),
+        }
+    }
+}
+
+fn unimplemented_method() -> Refusal {
+    Refusal::new(crate::refusal::Reason::Unexpected, "unimplemented method")
+}
+
+/// Writes channel.close.
+pub fn write_close(out: &mut Vec<u8>, number: u16, fault: &Fault) {
+    let close = channel::Close {
+        reply_code: fault.code.number(),
+        reply_text: short(&fault.code.text(&fault.text)),
+        class_id: fault.id.0,
+        method_id: fault.id.1,
+    };
+    method::write(out, number, &AMQPClass::Channel(channel::AMQPMethod::Close(close)));
+}
+
+/// A text as a short string; what does not fit is cut.
+pub fn short(text: &str) -> amq_protocol::types::ShortString {
+    let mut text = text.to_owned();
+    crate::amqp::reply_code::truncate(&mut text, 255);
+    text.as_str().into()
+}
+
+const _: () = assert!(frame::MIN_FRAME_MAX as usize > 2 * frame::OVERHEAD_BYTES);

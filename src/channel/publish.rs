@@ -1,0 +1,550 @@
+//! basic.publish: content assembled, checked, routed, and packed into runs; confirms.
+
+use super::egress::{Egress, write_returned};
+use super::{Channel, Context, Fault};
+use crate::amqp::method::{PUBLISH, Publish, split_address};
+use crate::amqp::properties::{ContentHeader, Properties};
+use crate::amqp::table::{Field, Fields};
+use crate::amqp::{BASIC, ReplyCode, frame};
+use crate::message::{Message, Packer, Partial, Run};
+use crate::queue::classic::{Ticket, Waiter};
+use crate::queue::consumer::Outlet;
+use crate::refusal::Refusal;
+use crate::vhost::publish::Route;
+use amq_protocol::protocol::{AMQPClass, confirm};
+use rustc_hash::FxHashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Routes remembered a channel; with more the memory starts anew.
+const ROUTES_MAX: usize = 4096;
+/// RabbitMQ's longest time to live: ten years, in ms.
+const EXPIRATION_MS_MAX: i64 = 315_360_000_000;
+
+/// What the next frame of a channel must be (specification 4.2.6: method, content header, body frames).
+///
+/// ```text
+///            publish              header              last body frame
+///   Method ──────────▶ Header ──────────────▶ Body ──────────────────▶ Method
+/// ```
+#[derive(Debug)]
+pub enum Assembly {
+    Method,
+    Header { address: Vec<u8>, mandatory: bool },
+    Body { partial: Partial, mandatory: bool },
+}
+
+/// What a channel has published in this read and not handed over.
+#[derive(Debug, Default)]
+pub struct Publisher {
+    /// The last publish's sequence number, if the channel confirms.
+    sequence: Option<u64>,
+    routes: Routes,
+    open: Vec<Open>,
+    spare: Vec<Packer>,
+    /// Sequence numbers that are safe as soon as the client has what was sent before: nothing was routed.
+    unrouted: Vec<Range<u64>>,
+}
+
+/// Routes by exchange and routing key, for one version of the topology.
+#[derive(Debug, Default)]
+struct Routes {
+    version: u64,
+    known: FxHashMap<Box<[u8]>, Arc<Route>>,
+    last: Option<(Box<[u8]>, Arc<Route>)>,
+}
+
+/// A run in the making, for one set of queues.
+#[derive(Debug)]
+struct Open {
+    route: Arc<Route>,
+    packer: Packer,
+    sequence: Vec<Range<u64>>,
+}
+
+/// Publishes of one run that wait for all their queues.
+#[derive(Debug)]
+struct Confirmation {
+    egress: Arc<Egress>,
+    channel: u16,
+    epoch: u64,
+    sequence: Vec<Range<u64>>,
+    waiting: AtomicUsize,
+}
+
+impl Waiter for Confirmation {
+    fn safe(&self) -> Option<Arc<dyn Outlet>> {
+        if self.waiting.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return None;
+        }
+        self.egress.confirmed(self.channel, self.epoch, self.sequence.clone(), false);
+        Some(Arc::clone(&self.egress) as _)
+    }
+}
+
+fn add(sequence: &mut Vec<Range<u64>>, number: u64) {
+    match sequence.last_mut() {
+        Some(last) if last.end == number => last.end += 1,
+        _ => sequence.push(number..number + 1),
+    }
+}
+
+impl Publisher {
+    /// Adds a message to the run of its queues.
+    fn pack(
+        &mut self,
+        route: &Arc<Route>,
+        message: &Message<'_>,
+        persistent: bool,
+        channel: u16,
+        epoch: u64,
+        cx: &mut Context,
+    ) {
+        let bytes = message.address.len() + message.properties.len() + message.body.len() + 4;
+        let at = self.run_for(route, persistent, bytes, channel, epoch, cx);
+        let open = &mut self.open[at];
+        open.packer.push(message.address, message.properties, message.body, persistent);
+        if let Some(sequence) = self.sequence {
+            add(&mut open.sequence, sequence);
+        }
+    }
+
+    /// The open run that a message may join without overtaking another on its way to the same queue.
+    fn run_for(
+        &mut self,
+        route: &Arc<Route>,
+        persistent: bool,
+        bytes: usize,
+        channel: u16,
+        epoch: u64,
+        cx: &mut Context,
+    ) -> usize {
+        let found = match self.open.last() {
+            Some(last) if Arc::ptr_eq(&last.route, route) => Some(self.open.len() - 1),
+            // Runs for single queues can't overtake each other; a run for several could.
+            Some(last) if route.targets.len() == 1 && last.route.targets.len() == 1 => {
+                self.open.iter().position(|open| Arc::ptr_eq(&open.route.targets[0], &route.targets[0]))
+            }
+            Some(_) => {
+                self.close_runs(channel, epoch, cx);
+                None
+            }
+            None => None,
+        };
+        match found {
+            Some(at) if self.open[at].packer.accepts(persistent, bytes) => at,
+            Some(at) => {
+                let open = &mut self.open[at];
+                let run = open.packer.finish();
+                let sequence = std::mem::take(&mut open.sequence);
+                hand_run(run, &Arc::clone(&open.route), sequence, channel, epoch, cx);
+                at
+            }
+            None => {
+                let packer = self.spare.pop().unwrap_or_default();
+                self.open.push(Open { route: Arc::clone(route), packer, sequence: Vec::new() });
+                self.open.len() - 1
+            }
+        }
+    }
+
+    fn close_runs(&mut self, channel: u16, epoch: u64, cx: &mut Context) {
+        for mut open in self.open.drain(..) {
+            if !open.packer.is_empty() {
+                hand_run(open.packer.finish(), &open.route, open.sequence, channel, epoch, cx);
+            }
+            if self.spare.len() < 16 {
+                self.spare.push(open.packer);
+            }
+        }
+    }
+
+    pub fn hand_over(&mut self, channel: u16, epoch: u64, cx: &mut Context) {
+        self.close_runs(channel, epoch, cx);
+        if !self.unrouted.is_empty() {
+            // Returned messages go before their confirms.
+            cx.flush();
+            cx.egress.confirmed(channel, epoch, std::mem::take(&mut self.unrouted), false);
+        }
+    }
+
+    /// A transaction takes the runs instead of the queues.
+    pub(super) fn take_runs(&mut self) -> Vec<(Arc<Route>, Run)> {
+        self.open
+            .drain(..)
+            .filter(|open| !open.packer.is_empty())
+            .map(|mut open| (open.route, open.packer.finish()))
+            .collect()
+    }
+}
+
+/// Gives a run to its queues, and a ticket if its publishes are to be confirmed.
+fn hand_run(run: Run, route: &Arc<Route>, sequence: Vec<Range<u64>>, channel: u16, epoch: u64, cx: &mut Context) {
+    let run = Arc::new(run);
+    let ticket: Option<Ticket> = (!sequence.is_empty()).then(|| {
+        let waiting = AtomicUsize::new(route.targets.len());
+        Arc::new(Confirmation { egress: Arc::clone(&cx.egress), channel, epoch, sequence, waiting }) as _
+    });
+    for queue in &route.targets {
+        queue.publish(Arc::clone(&run), ticket.clone(), &mut cx.acts);
+    }
+}
+
+impl Routes {
+    /// The remembered route of an address.
+    fn get(&mut self, address: &[u8], version: u64) -> Option<Arc<Route>> {
+        if self.version != version {
+            self.known.clear();
+            self.last = None;
+            self.version = version;
+            return None;
+        }
+        if let Some((last, route)) = &self.last
+            && **last == *address
+        {
+            return Some(Arc::clone(route));
+        }
+        let route = Arc::clone(self.known.get(address)?);
+        self.last = Some((address.into(), Arc::clone(&route)));
+        Some(route)
+    }
+
+    fn put(&mut self, address: &[u8], route: &Arc<Route>) {
+        if self.known.len() >= ROUTES_MAX {
+            self.known.clear();
+        }
+        self.known.insert(address.into(), Arc::clone(route));
+        self.last = Some((address.into(), Arc::clone(route)));
+    }
+}
+
+/// A message's route, whether it is persistent, and its new properties if it must not keep its own.
+type Accepted = (Arc<Route>, bool, Option<Vec<u8>>);
+
+/// Why a message is refused.
+enum Refused {
+    Refusal(Refusal),
+    Syntax,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl Channel {
+    /// confirm.select
+    pub(super) fn confirm_select(&mut self, select: &confirm::Select, cx: &mut Context) -> Result<(), Refusal> {
+        if self.tx.is_some() {
+            return Err(Refusal::precondition("cannot switch from tx to confirm mode"));
+        }
+        self.publisher.sequence.get_or_insert(0);
+        if !select.nowait {
+            cx.reply(self.number, AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(confirm::SelectOk {})));
+        }
+        Ok(())
+    }
+
+    pub(super) fn confirms(&self) -> bool {
+        self.publisher.sequence.is_some()
+    }
+
+    /// basic.publish with its whole content in the read buffer: the frequent case, nothing is copied but into the run.
+    pub fn publish_whole(
+        &mut self,
+        publish: &Publish<'_>,
+        header: &ContentHeader<'_>,
+        body: &[u8],
+        cx: &mut Context,
+    ) -> Result<(), Fault> {
+        if publish.immediate {
+            return Err(immediate());
+        }
+        self.check_header(header, cx)?;
+        let (exchange, routing_key, _) = split_address(publish.address).unwrap_or_default();
+        let message = Message { address: publish.address, exchange, routing_key, properties: header.properties, body };
+        self.publish(&message, publish.mandatory, cx)
+    }
+
+    /// basic.publish, its content to follow.
+    pub fn publish_begin(&mut self, publish: &Publish<'_>) -> Result<(), Fault> {
+        if publish.immediate {
+            return Err(immediate());
+        }
+        self.assembly = Assembly::Header { address: publish.address.to_vec(), mandatory: publish.mandatory };
+        Ok(())
+    }
+
+    /// A frame that is no method.
+    pub fn content(&mut self, kind: u8, payload: &[u8], cx: &mut Context) -> Result<(), Fault> {
+        match std::mem::replace(&mut self.assembly, Assembly::Method) {
+            Assembly::Method => Err(unexpected("expected method frame, got non method frame instead", (0, 0))),
+            Assembly::Header { address, mandatory } => {
+                let header = match kind {
+                    frame::HEADER => ContentHeader::parse(payload).filter(|header| header.weight == 0),
+                    _ => None,
+                };
+                let header = header.ok_or_else(|| unexpected_header("non content header frame"))?;
+                if header.class != BASIC {
+                    return Err(unexpected_header(&format!("one for class {}", header.class)));
+                }
+                self.check_header(&header, cx)?;
+                let body_bytes = usize::try_from(header.body_bytes).unwrap_or(usize::MAX);
+                let partial = Partial::new(&address, header.properties, body_bytes);
+                self.body(partial, mandatory, cx)
+            }
+            Assembly::Body { mut partial, mandatory } => {
+                if kind != frame::BODY {
+                    return Err(unexpected("expected content body, got non content body frame instead", PUBLISH));
+                }
+                if payload.len() > partial.missing() {
+                    let text = "content body frame exceeds remaining content size";
+                    return Err(Fault::new(ReplyCode::FrameError, text, PUBLISH));
+                }
+                partial.push(payload);
+                self.body(partial, mandatory, cx)
+            }
+        }
+    }
+
+    /// A method came where content should have.
+    pub fn interrupted(&self) -> Fault {
+        match self.assembly {
+            Assembly::Body { .. } => unexpected("expected content body, got non content body frame instead", PUBLISH),
+            _ => unexpected_header("non content header frame"),
+        }
+    }
+
+    fn body(&mut self, partial: Partial, mandatory: bool, cx: &mut Context) -> Result<(), Fault> {
+        if partial.missing() > 0 {
+            self.assembly = Assembly::Body { partial, mandatory };
+            return Ok(());
+        }
+        self.publish_partial(partial, mandatory, cx)
+    }
+
+    fn check_header(&self, header: &ContentHeader<'_>, cx: &Context) -> Result<(), Fault> {
+        let limit = cx.limits.message_bytes_max;
+        if header.body_bytes > limit {
+            let text = format!("message size {} is larger than configured max size {limit}", header.body_bytes);
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text, PUBLISH));
+        }
+        Ok(())
+    }
+
+    /// A large message becomes a run of its own without another copy.
+    fn publish_partial(&mut self, partial: Partial, mandatory: bool, cx: &mut Context) -> Result<(), Fault> {
+        let message = partial.message();
+        let large = message.body.len() >= 64 << 10;
+        if !large || self.tx.is_some() {
+            return self.publish(&message, mandatory, cx);
+        }
+        let (route, persistent, rewritten) = self.accept(&message, cx).map_err(fault)?;
+        if let Some(properties) = rewritten {
+            self.send(&route, &Message { properties: &properties, ..message }, persistent, mandatory, cx);
+        } else if route.targets.is_empty() {
+            self.send(&route, &message, persistent, mandatory, cx);
+        } else {
+            let (number, epoch) = (self.number, self.epoch);
+            self.publisher.close_runs(number, epoch, cx);
+            let mut sequence = Vec::new();
+            if let Some(last) = &mut self.publisher.sequence {
+                *last += 1;
+                add(&mut sequence, *last);
+            }
+            hand_run(partial.into_run(persistent), &route, sequence, number, epoch, cx);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, message: &Message<'_>, mandatory: bool, cx: &mut Context) -> Result<(), Fault> {
+        let (route, persistent, rewritten) = self.accept(message, cx).map_err(fault)?;
+        match &rewritten {
+            Some(properties) => self.send(&route, &Message { properties, ..*message }, persistent, mandatory, cx),
+            None => self.send(&route, message, persistent, mandatory, cx),
+        }
+        Ok(())
+    }
+
+    /// Checks a message in RabbitMQ's order and finds its queues.
+    fn accept(&mut self, message: &Message<'_>, cx: &Context) -> Result<Accepted, Refused> {
+        let remembered = self.publisher.routes.get(message.address, cx.vhost.version());
+        let (exchange, routing_key) = (text(message.exchange), text(message.routing_key));
+        if remembered.is_none() {
+            cx.vhost.check_publish(&cx.actor, exchange)?;
+            // Missing and internal exchanges are refused before the properties are looked at.
+            if !exchange.is_empty() {
+                cx.vhost.route(exchange, std::iter::empty(), None, true)?;
+            }
+        }
+        // Most messages have no properties but a delivery mode or a content type.
+        let properties = Properties::parse(message.properties).map_err(|_| Refused::Syntax)?;
+        if let Some(expiration) = properties.expiration {
+            check_expiration(expiration)?;
+        }
+        let (mut extra, mut rewritten) = (Vec::new(), None);
+        if let Some(headers) = properties.headers {
+            extra = extra_keys(headers)?;
+            if headers.get(b"BCC").is_some() {
+                rewritten = Some(properties.with_headers(message.properties, &headers.without(b"BCC")));
+            }
+        }
+        if let Some(user) = properties.user_id
+            && user != cx.actor.user.as_bytes()
+            && !cx.actor.impersonator
+        {
+            let (user, own) = (String::from_utf8_lossy(user), &cx.actor.user);
+            return Err(Refusal::precondition(format!(
+                "user_id property set to '{user}' but authenticated user was '{own}'"
+            ))
+            .into());
+        }
+        let persistent = properties.persistent();
+        if let Some(route) = remembered
+            && extra.is_empty()
+        {
+            return Ok((route, persistent, rewritten));
+        }
+        let keys = std::iter::once(routing_key).chain(extra.iter().copied());
+        let route = Arc::new(cx.vhost.route(exchange, keys, properties.headers, true)?);
+        if route.cacheable && extra.is_empty() {
+            self.publisher.routes.put(message.address, &route);
+        }
+        Ok((route, persistent, rewritten))
+    }
+
+    fn send(&mut self, route: &Arc<Route>, message: &Message<'_>, persistent: bool, mandatory: bool, cx: &mut Context) {
+        if let Some(sequence) = &mut self.publisher.sequence {
+            *sequence += 1;
+        }
+        if !route.targets.is_empty() {
+            let (number, epoch) = (self.number, self.epoch);
+            match &mut self.tx {
+                Some(tx) => tx.pack(&mut self.publisher, route, message, persistent),
+                None => self.publisher.pack(route, message, persistent, number, epoch, cx),
+            }
+            return;
+        }
+        if mandatory {
+            let frame_max = cx.limits.frame_max;
+            let out = match &mut self.tx {
+                Some(tx) => tx.returns(),
+                None => &mut cx.frames,
+            };
+            write_returned(out, self.number, message, frame_max);
+        }
+        if let Some(sequence) = self.publisher.sequence {
+            add(&mut self.publisher.unrouted, sequence);
+        }
+    }
+}
+
+impl Publisher {
+    /// Packs for a transaction: nothing is handed to a queue, full runs are put aside.
+    pub(super) fn pack_aside(
+        &mut self,
+        route: &Arc<Route>,
+        message: &Message<'_>,
+        persistent: bool,
+        aside: &mut Vec<(Arc<Route>, Run)>,
+    ) {
+        let bytes = message.address.len() + message.properties.len() + message.body.len() + 4;
+        let same = self
+            .open
+            .last()
+            .is_some_and(|last| Arc::ptr_eq(&last.route, route) && last.packer.accepts(persistent, bytes));
+        if !same {
+            aside.append(&mut self.take_runs());
+            self.open.push(Open { route: Arc::clone(route), packer: Packer::default(), sequence: Vec::new() });
+        }
+        if let Some(open) = self.open.last_mut() {
+            open.packer.push(message.address, message.properties, message.body, persistent);
+        }
+    }
+}
+
+fn text(octets: &[u8]) -> &str {
+    // Methods with anything else were refused when they were decoded.
+    std::str::from_utf8(octets).unwrap_or_default()
+}
+
+fn immediate() -> Fault {
+    Fault::new(ReplyCode::NotImplemented, "immediate=true", PUBLISH)
+}
+
+fn fault(refused: Refused) -> Fault {
+    match refused {
+        Refused::Refusal(refusal) => Fault { code: refusal.reply_code(), text: refusal.text, id: PUBLISH },
+        Refused::Syntax => Fault::new(ReplyCode::SyntaxError, "malformed message properties", PUBLISH),
+    }
+}
+
+fn unexpected(text: &str, id: (u16, u16)) -> Fault {
+    Fault::new(ReplyCode::UnexpectedFrame, text, id)
+}
+
+fn unexpected_header(got: &str) -> Fault {
+    unexpected(&format!("expected content header for class 60, got {got} instead"), PUBLISH)
+}
+
+/// The routing keys in `CC` and `BCC` (RabbitMQ: "Sender-selected Distribution").
+fn extra_keys(headers: Fields<'_>) -> Result<Vec<&str>, Refusal> {
+    let mut keys = Vec::new();
+    for name in ["CC", "BCC"] {
+        match headers.get(name.as_bytes()) {
+            None => {}
+            Some(Field::Array(items)) => keys.extend(items.iter().filter_map(|item| match item {
+                Field::LongStr(key) => std::str::from_utf8(key).ok(),
+                _ => None,
+            })),
+            Some(other) => {
+                let kind = other.type_name();
+                return Err(Refusal::precondition(format!(
+                    "invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}"
+                )));
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// The property `expiration`: decimal milliseconds. Texts as Erlang's `string:to_integer` leads RabbitMQ to them.
+fn check_expiration(expiration: &[u8]) -> Result<(), Refusal> {
+    let text = String::from_utf8_lossy(expiration);
+    let refuse = |why: String| Err(Refusal::precondition(format!("invalid expiration '{text}': {why}")));
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(&text);
+    let length = digits.bytes().take_while(u8::is_ascii_digit).count();
+    if length == 0 {
+        return refuse("no_integer".into());
+    }
+    let (number, rest) = text.split_at(text.len() - digits.len() + length);
+    if !rest.is_empty() {
+        return refuse(format!("{{leftover_string,{rest:?}}}"));
+    }
+    match number.parse::<i64>() {
+        Ok(negative @ ..0) => refuse(format!("{{value_negative,{negative}}}")),
+        Ok(0..=EXPIRATION_MS_MAX) => Ok(()),
+        _ if number.starts_with('-') => refuse(format!("{{value_negative,{number}}}")),
+        _ => refuse(format!("{{value_too_big,{}}}", number.trim_start_matches('+'))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expirations_are_refused_with_rabbitmqs_words() {
+        let why = |text: &str| check_expiration(text.as_bytes()).err().map(|refusal| refusal.text);
+        assert_eq!(why("0"), None);
+        assert_eq!(why("315360000000"), None);
+        assert_eq!(why("4294967296"), None);
+        assert_eq!(why("").as_deref(), Some("invalid expiration '': no_integer"));
+        assert_eq!(why(" 100").as_deref(), Some("invalid expiration ' 100': no_integer"));
+        assert_eq!(why("-1").as_deref(), Some("invalid expiration '-1': {value_negative,-1}"));
+        assert_eq!(why("1.5").as_deref(), Some("invalid expiration '1.5': {leftover_string,\".5\"}"));
+        assert!(why("99999999999999999999").is_some_and(|text| text.contains("value_too_big")));
+    }
+}

@@ -1,0 +1,142 @@
+//! tx.*: publishes and settlements wait for tx.commit, and then reach the disk in one write, all or none.
+//! (RabbitMQ promises less: a crash may leave part of a transaction.)
+
+use super::consume::{Outcome, requeue};
+use super::egress::Unacked;
+use super::publish::Publisher;
+use super::{Channel, Context};
+use crate::message::{Message, Run};
+use crate::queue::classic::{Ticket, Waiter};
+use crate::queue::consumer::Outlet;
+use crate::refusal::Refusal;
+use crate::vhost::publish::Route;
+use amq_protocol::protocol::{AMQPClass, tx};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::oneshot;
+
+#[derive(Debug, Default)]
+pub struct Transaction {
+    runs: Vec<(Arc<Route>, Run)>,
+    settled: Vec<(Unacked, Outcome)>,
+    /// Returned messages, sent at commit.
+    returned: Vec<u8>,
+}
+
+/// Tells when all queues of a commit are safe.
+struct Commit {
+    waiting: AtomicUsize,
+    done: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+impl Waiter for Commit {
+    fn safe(&self) -> Option<Arc<dyn Outlet>> {
+        if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(done) = self.done.lock().take()
+        {
+            // The channel may have gone with its connection.
+            let _ = done.send(());
+        }
+        None
+    }
+}
+
+impl Transaction {
+    pub(super) fn pack(
+        &mut self,
+        publisher: &mut Publisher,
+        route: &Arc<Route>,
+        message: &Message<'_>,
+        persistent: bool,
+    ) {
+        publisher.pack_aside(route, message, persistent, &mut self.runs);
+    }
+
+    /// Takes what was packed so far, before it is handed to queues.
+    pub(super) fn keep(&mut self, publisher: &mut Publisher) {
+        self.runs.append(&mut publisher.take_runs());
+    }
+
+    pub(super) fn settle(&mut self, unacked: Unacked, outcome: Outcome) {
+        self.settled.push((unacked, outcome));
+    }
+
+    pub(super) fn returns(&mut self) -> &mut Vec<u8> {
+        &mut self.returned
+    }
+
+    /// What was to be settled and now never will be.
+    pub fn into_unacked(self) -> impl Iterator<Item = Unacked> {
+        self.settled.into_iter().map(|(unacked, _)| unacked)
+    }
+}
+
+impl Channel {
+    pub(super) async fn transaction(&mut self, method: tx::AMQPMethod, cx: &mut Context) -> Result<(), Refusal> {
+        let reply = match method {
+            tx::AMQPMethod::Select(_) => {
+                if self.confirms() {
+                    return Err(Refusal::precondition("cannot switch from confirm to tx mode"));
+                }
+                self.tx.get_or_insert_default();
+                tx::AMQPMethod::SelectOk(tx::SelectOk {})
+            }
+            tx::AMQPMethod::Commit(_) => {
+                self.commit(cx).await?;
+                tx::AMQPMethod::CommitOk(tx::CommitOk {})
+            }
+            tx::AMQPMethod::Rollback(_) => {
+                let tx = self.take_transaction()?;
+                // What was acknowledged in it is unacknowledged again, not requeued.
+                cx.egress.unsettle(self.number, tx.into_unacked().collect());
+                tx::AMQPMethod::RollbackOk(tx::RollbackOk {})
+            }
+            _ => return Err(super::unimplemented_method()),
+        };
+        cx.reply(self.number, AMQPClass::Tx(reply));
+        Ok(())
+    }
+
+    /// The open transaction; an empty one takes its place.
+    fn take_transaction(&mut self) -> Result<Transaction, Refusal> {
+        let open = self.tx.as_mut().ok_or_else(|| Refusal::precondition("channel is not transactional"))?;
+        let mut tx = std::mem::take(open);
+        tx.keep(&mut self.publisher);
+        Ok(tx)
+    }
+
+    async fn commit(&mut self, cx: &mut Context) -> Result<(), Refusal> {
+        let tx = self.take_transaction()?;
+        let (done, committed) = oneshot::channel();
+        let commit = Arc::new(Commit { waiting: AtomicUsize::new(1), done: Mutex::new(Some(done)) });
+        {
+            let vhost = Arc::clone(&cx.vhost);
+            let _together = vhost.together();
+            for (route, run) in tx.runs {
+                let run = Arc::new(run);
+                for queue in &route.targets {
+                    commit.waiting.fetch_add(1, Ordering::AcqRel);
+                    queue.publish(Arc::clone(&run), Some(Arc::clone(&commit) as Ticket), &mut cx.acts);
+                }
+            }
+            let mut back = Vec::new();
+            for (unacked, outcome) in tx.settled {
+                match outcome {
+                    Outcome::Done | Outcome::Rejected => {
+                        unacked.queue.settle(unacked.consumer, unacked.positions(), &mut cx.acts);
+                        commit.waiting.fetch_add(1, Ordering::AcqRel);
+                        unacked.queue.wait(Arc::clone(&commit) as Ticket, &mut cx.acts);
+                    }
+                    Outcome::Requeued => back.push(unacked),
+                }
+            }
+            requeue(back, cx);
+        }
+        cx.frames.extend_from_slice(&tx.returned);
+        // The one that kept it open while it was handed out.
+        let _ = commit.safe();
+        cx.act();
+        committed.await.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))
+    }
+}

@@ -1,0 +1,216 @@
+//! From the first octet to connection.open-ok (RabbitMQ: `rabbit_reader.erl`; specification 2.2.4).
+
+use super::{Buffer, Connection, End, Outcomes, Session, State};
+use crate::amqp::frame::MIN_FRAME_MAX;
+use crate::amqp::method::Id;
+use crate::amqp::{PROTOCOL_HEADER, ReplyCode, Table, Value};
+use crate::auth::sasl::{self, Mechanism};
+use crate::channel::{Context, Fault, Limits};
+use crate::queue::classic::Acts;
+use crate::queue::consumer::Outlet;
+use crate::vhost::Actor;
+use amq_protocol::protocol::connection;
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The header of AMQP 1.0 with SASL: what RabbitMQ answers to those who speak something else altogether.
+const SASL_HEADER: &[u8; 8] = b"AMQP\x03\x01\x00\x00";
+/// Also taken for 0-9-1: the header of the 0-9 drafts.
+const OLD_HEADER: &[u8; 8] = b"AMQP\x01\x01\x00\x09";
+
+/// What works here, as clients look for it.
+const CAPABILITIES: [&str; 9] = [
+    "publisher_confirms",
+    "exchange_exchange_bindings",
+    "basic.nack",
+    "consumer_cancel_notify",
+    "connection.blocked",
+    "consumer_priorities",
+    "authentication_failure_close",
+    "per_consumer_qos",
+    "direct_reply_to",
+];
+
+impl Connection {
+    /// Reads the protocol header and answers with connection.start.
+    pub(super) async fn protocol_header(&mut self, buffer: &mut Buffer) -> Outcomes<()> {
+        while buffer.filled < PROTOCOL_HEADER.len() {
+            match buffer.read(&mut self.socket).await {
+                // Port scanners and health checks come and go like this.
+                Ok(0) => return Err(End::Done),
+                Ok(_) => {}
+                Err(error) => return Err(End::Drop(error.to_string())),
+            }
+        }
+        let header: [u8; 8] = *buffer.octets.first_chunk().unwrap_or(&[0; 8]);
+        if header != *PROTOCOL_HEADER && header != *OLD_HEADER {
+            let ours = header.starts_with(b"AMQP\x00\x00") && header[6] >= 9;
+            self.egress.send(if ours { PROTOCOL_HEADER.to_vec() } else { SASL_HEADER.to_vec() });
+            self.egress.pump();
+            return Err(End::Drop(format!("not AMQP 0-9-1: {}", hint(&header))));
+        }
+        buffer.consume(PROTOCOL_HEADER.len());
+        let start = connection::Start {
+            version_major: 0,
+            version_minor: 9,
+            server_properties: self.server_properties(),
+            mechanisms: "PLAIN AMQPLAIN ANONYMOUS".into(),
+            locales: "en_US".into(),
+        };
+        self.reply(connection::AMQPMethod::Start(start));
+        self.egress.pump();
+        Ok(())
+    }
+
+    fn server_properties(&self) -> Table {
+        let config = &self.broker.config;
+        let mut capabilities = Table::default();
+        for name in CAPABILITIES {
+            capabilities.insert(name.into(), Value::Boolean(true));
+        }
+        let mut properties = Table::default();
+        properties.insert("capabilities".into(), Value::FieldTable(capabilities));
+        let platform = concat!("Leveret ", env!("CARGO_PKG_VERSION"));
+        for (name, text) in [
+            ("cluster_name", config.cluster_name.as_str()),
+            ("copyright", "Licensed under the Apache License 2.0"),
+            ("information", "An AMQP 0-9-1 broker compatible with RabbitMQ"),
+            ("platform", platform),
+            ("product", &config.product_name),
+            ("version", &config.product_version),
+        ] {
+            properties.insert(name.into(), Value::LongString(text.into()));
+        }
+        properties
+    }
+
+    pub(super) async fn start_ok(&mut self, start_ok: &connection::StartOk) -> Outcomes<()> {
+        let properties = start_ok.client_properties.inner();
+        let can = |name: &str| match properties.get("capabilities") {
+            Some(Value::FieldTable(capabilities)) => {
+                matches!(capabilities.inner().get(name), Some(Value::Boolean(true)))
+            }
+            _ => false,
+        };
+        self.failure_close = can("authentication_failure_close");
+        self.egress.cancel_notify.store(can("consumer_cancel_notify"), Ordering::Relaxed);
+        let name = start_ok.mechanism.as_str();
+        let Some(mechanism) = Mechanism::from_name(name).filter(|mechanism| *mechanism != Mechanism::External) else {
+            return Err(End::DropLater(format!("unknown authentication mechanism '{name}'")));
+        };
+        let login = match sasl::login(mechanism, start_ok.response.as_bytes()) {
+            Ok(login) => login,
+            Err(malformed) => return Err(End::DropLater(format!("malformed login: {}", malformed.0))),
+        };
+        let Some(user) = self.broker.users.log_in(&login, self.peer.ip(), &self.broker.config) else {
+            let text =
+                format!("Login was refused using authentication mechanism {name}. For details see the broker logfile.");
+            return Err(match self.failure_close {
+                true => End::Close(Fault::new(ReplyCode::AccessRefused, text, (0, 0))),
+                false => End::DropLater(text),
+            });
+        };
+        self.state = State::Tuning { user };
+        let config = &self.broker.config;
+        let tune = connection::Tune {
+            channel_max: config.channel_max,
+            frame_max: config.frame_max,
+            heartbeat: config.heartbeat_s,
+        };
+        self.reply(connection::AMQPMethod::Tune(tune));
+        Ok(())
+    }
+
+    pub(super) fn tune_ok(&mut self, tune_ok: &connection::TuneOk) -> Outcomes<()> {
+        let State::Tuning { user } = &self.state else { return Ok(()) };
+        let config = &self.broker.config;
+        check_tuned("frame_max", tune_ok.frame_max, config.frame_max, MIN_FRAME_MAX)?;
+        check_tuned("channel_max", tune_ok.channel_max.into(), config.channel_max.into(), 1)?;
+        self.frame_max = tune_ok.frame_max;
+        self.channel_max = tune_ok.channel_max;
+        self.heartbeat = Duration::from_secs(tune_ok.heartbeat.into());
+        self.egress.set_frame_max(self.frame_max);
+        self.state = State::Opening { user: Arc::clone(user) };
+        Ok(())
+    }
+
+    pub(super) fn open(&mut self, open: &connection::Open) -> Outcomes<()> {
+        let State::Opening { user } = &self.state else { return Ok(()) };
+        let user = Arc::clone(user);
+        let (name, vhost) = (&user.name, open.virtual_host.as_str());
+        let refuse = |text: String| Err(End::Close(Fault::new(ReplyCode::NotAllowed, text, (10, 40))));
+        let Some(house) = self.broker.vhost(vhost) else { return refuse(format!("vhost {vhost} not found")) };
+        let Some(permission) = self.broker.users.permission(name, vhost) else {
+            return refuse(format!("access to vhost '{vhost}' refused for user '{name}'"));
+        };
+        let config = &self.broker.config;
+        let cx = Context {
+            vhost: house,
+            actor: Actor {
+                connection: self.id,
+                user: name.as_str().into(),
+                permission,
+                impersonator: user.has_tag("impersonator"),
+            },
+            egress: Arc::clone(&self.egress),
+            limits: Limits {
+                message_bytes_max: config.max_message_size,
+                consumers_max: config.consumer_max_per_channel,
+                frame_max: self.frame_max,
+            },
+            frames: Vec::new(),
+            acts: Acts::default(),
+            exclusive: Vec::new(),
+        };
+        self.state = State::Running(Box::new(Session {
+            user,
+            cx,
+            channels: FxHashMap::default(),
+            touched: Vec::new(),
+            next_epoch: 0,
+        }));
+        self.reply(connection::AMQPMethod::OpenOk(connection::OpenOk {}));
+        Ok(())
+    }
+
+    /// New credentials for the same user.
+    pub(super) fn update_secret(&mut self, update: &connection::UpdateSecret, id: Id) -> Outcomes<()> {
+        let State::Running(session) = &self.state else { return Ok(()) };
+        let secret = std::str::from_utf8(update.new_secret.as_bytes()).unwrap_or_default();
+        if !self.broker.users.check(&session.user.name, secret) {
+            let text = "New secret was refused by one of the backends";
+            return Err(End::Close(Fault::new(ReplyCode::NotAllowed, text, id)));
+        }
+        self.reply(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {}));
+        Ok(())
+    }
+}
+
+/// A client may ask for less than it was offered. 0 stands for no limit and is refused where there is one.
+fn check_tuned(name: &str, asked: u32, offered: u32, least: u32) -> Outcomes<()> {
+    if asked != 0 && asked < least {
+        let text = format!("negotiated {name} = {asked} is lower than the minimum allowed value ({least})");
+        return Err(End::DropLater(text));
+    }
+    if offered != 0 && (asked == 0 || asked > offered) {
+        let shown = if asked == 0 { "0 (no limit)".to_owned() } else { asked.to_string() };
+        let text = format!("negotiated {name} = {shown} is higher than the maximum allowed value ({offered})");
+        return Err(End::DropLater(text));
+    }
+    Ok(())
+}
+
+/// What somebody who speaks something else is perhaps trying.
+fn hint(header: &[u8; 8]) -> &'static str {
+    match header {
+        [0x16, 0x03, ..] => "this looks like TLS; use the TLS listener, or a plain amqp:// address",
+        [b'G', b'E', b'T', ..] | [b'P', b'O', b'S', b'T', ..] | [b'H', b'E', b'A', b'D', ..] => {
+            "this looks like HTTP; the management API has a port of its own"
+        }
+        [b'A', b'M', b'Q', b'P', 0 | 3, 1, 0, 0] => "this is AMQP 1.0, which is not spoken here",
+        [b'A', b'M', b'Q', b'P', ..] => "another version of AMQP",
+        _ => "unknown protocol",
+    }
+}

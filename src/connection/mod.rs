@@ -1,0 +1,683 @@
+//! One client's connection: a task that reads, and a task that writes what its socket did not take at once.
+//!
+//! ```text
+//!            start-ok          tune-ok         open            close, or a fault of the client's
+//!  Starting ─────────▶ Tuning ────────▶ Opening ────▶ Running ──────────────────────────────────▶ ended
+//! ```
+//!
+//! The reading task takes all frames of one read, hands what they ask for to the house, answers, and reads on. It does
+//! not read while the disk is behind with what it published, nor while the client leaves its answers unread: waiting
+//! goes down only.
+
+mod handshake;
+
+use crate::amqp::frame::{self, Frame, Malformed};
+use crate::amqp::method::{self, Id, Method, Undecodable};
+use crate::amqp::properties::ContentHeader;
+use crate::amqp::{BASIC, ReplyCode};
+use crate::auth::User;
+use crate::broker::{Broker, Registered};
+use crate::channel::consume::Outcome;
+use crate::channel::egress::Egress;
+use crate::channel::{Channel, Context, Fault, short, write_close};
+use crate::queue::consumer::Outlet;
+use amq_protocol::protocol::{AMQPClass, channel, connection};
+use rustc_hash::FxHashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::Instant;
+
+/// The read buffer grows to this while reads fill it, and shrinks again when they don't.
+const READ_BYTES: std::ops::Range<usize> = 4 << 10..256 << 10;
+/// How long a client may take to answer connection.close.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long RabbitMQ lets a client wait that spoke no AMQP, or not the right password.
+const SILENT_DELAY: Duration = Duration::from_secs(3);
+/// How long the last octets may take.
+const FINISH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the connection is on its way.
+enum State {
+    Starting,
+    Tuning {
+        user: Arc<User>,
+    },
+    Opening {
+        user: Arc<User>,
+    },
+    Running(Box<Session>),
+    /// connection.close was sent: nothing but the answer matters.
+    Closing,
+}
+
+/// An open connection.
+struct Session {
+    user: Arc<User>,
+    cx: Context,
+    channels: FxHashMap<u16, Slot>,
+    /// Channels that have something to hand over.
+    touched: Vec<u16>,
+    next_epoch: u64,
+}
+
+enum Slot {
+    Open(Box<Channel>),
+    /// channel.close was sent: everything up to its answer is ignored.
+    Closing,
+}
+
+struct Connection {
+    id: u64,
+    broker: Arc<Broker>,
+    registered: Arc<Registered>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    socket: OwnedReadHalf,
+    egress: Arc<Egress>,
+    state: State,
+    frame_max: u32,
+    channel_max: u16,
+    heartbeat: Duration,
+    /// The client understands 403 at login.
+    failure_close: bool,
+}
+
+/// How a connection ends.
+enum End {
+    /// Both sides have said so, or the client has gone.
+    Done,
+    /// Tell the client, and wait for its answer.
+    Close(Fault),
+    /// The same, and no more of its octets are worth reading.
+    CloseDeaf(Fault),
+    /// Say nothing, close at once.
+    Drop(String),
+    /// Say nothing, close after a while, as RabbitMQ does so that guessing takes time.
+    DropLater(String),
+}
+
+type Outcomes<T> = Result<T, End>;
+
+/// Serves a client until it goes.
+pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
+    let Some((id, registered)) = broker.register() else {
+        tracing::warn!("connection from {peer} refused: node connection limit is reached");
+        return;
+    };
+    // A packet is sent when there is something to send.
+    let _ = stream.set_nodelay(true);
+    let local = stream.local_addr().unwrap_or(peer);
+    let (socket, half) = stream.into_split();
+    let egress = Egress::new(half, broker.config.initial_frame_max);
+    let writing = tokio::spawn(Arc::clone(&egress).writing_task());
+    let mut connection = Connection {
+        id,
+        frame_max: broker.config.initial_frame_max,
+        channel_max: broker.config.channel_max,
+        heartbeat: Duration::ZERO,
+        broker: Arc::clone(&broker),
+        registered,
+        peer,
+        local,
+        socket,
+        egress: Arc::clone(&egress),
+        state: State::Starting,
+        failure_close: false,
+    };
+    let end = connection.run().await;
+    connection.end(end).await;
+    writing.abort();
+    broker.unregister(id);
+}
+
+impl Connection {
+    fn name(&self) -> String {
+        format!("{} -> {}", self.peer, self.local)
+    }
+
+    async fn run(&mut self) -> End {
+        let started = Instant::now();
+        let handshake = started + self.broker.config.handshake_timeout;
+        let mut buffer = Buffer::default();
+        match tokio::time::timeout_at(handshake, self.protocol_header(&mut buffer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(end)) => return end,
+            Err(_) => return End::Drop("no protocol header in time".into()),
+        }
+        let mut last_read = Instant::now();
+        let mut last_written = (Instant::now(), 0);
+        loop {
+            match self.frames(&mut buffer).await {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+            if self.egress.broken() {
+                return End::Drop("the socket failed".into());
+            }
+            let deadline = match (&self.state, self.heartbeat) {
+                (State::Running(_), Duration::ZERO) => None,
+                (State::Running(_), heartbeat) => Some((last_read + 2 * heartbeat).min(last_written.0 + heartbeat / 2)),
+                _ => Some(handshake),
+            };
+            let registered = Arc::clone(&self.registered);
+            tokio::select! {
+                read = buffer.read(&mut self.socket) => match read {
+                    Ok(0) => return End::Done,
+                    Ok(_) => last_read = Instant::now(),
+                    Err(error) => return End::Drop(error.to_string()),
+                },
+                () = registered.asked.notified() => {
+                    let reason = registered.reason.lock().take().unwrap_or_default();
+                    return End::Close(Fault::new(ReplyCode::ConnectionForced, reason, (0, 0)));
+                }
+                () = until(deadline) => {
+                    let now = Instant::now();
+                    if !matches!(self.state, State::Running(_)) {
+                        return End::Drop("the handshake took too long".into());
+                    }
+                    if now >= last_read + 2 * self.heartbeat {
+                        return End::Drop("missed heartbeats from client".into());
+                    }
+                }
+            }
+            if !self.heartbeat.is_zero() {
+                let written = self.egress.written_bytes.load(std::sync::atomic::Ordering::Relaxed);
+                if written != last_written.1 {
+                    last_written = (Instant::now(), written);
+                } else if last_written.0.elapsed() >= self.heartbeat / 2 {
+                    let mut out = Vec::new();
+                    frame::write_heartbeat(&mut out);
+                    self.egress.send(out);
+                    self.egress.pump();
+                    last_written.0 = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Everything that is whole in the buffer.
+    async fn frames(&mut self, buffer: &mut Buffer) -> Outcomes<()> {
+        let mut at = 0;
+        let octets = std::mem::take(&mut buffer.octets);
+        let mut outcome = Ok(());
+        while outcome.is_ok() {
+            let rest = &octets[at..buffer.filled];
+            match frame::split(rest, self.frame_max) {
+                Ok(None) => break,
+                Ok(Some((frame, length))) => {
+                    let mut used = length;
+                    outcome = self.frame(frame, &rest[length..], &mut used).await;
+                    at += used;
+                }
+                Err(malformed) => outcome = Err(self.malformed(&malformed)),
+            }
+        }
+        buffer.octets = octets;
+        buffer.consume(at);
+        self.hand_over();
+        outcome?;
+        self.throttle().await;
+        Ok(())
+    }
+
+    /// Gives the house what this read brought, and the client its answers.
+    fn hand_over(&mut self) {
+        if let State::Running(session) = &mut self.state {
+            session.hand_over();
+        } else {
+            self.egress.pump();
+        }
+    }
+
+    /// Waits for those below: the disk, and the client's own reading.
+    async fn throttle(&mut self) {
+        if let State::Running(session) = &mut self.state {
+            if session.cx.vhost.behind() {
+                let vhost = Arc::clone(&session.cx.vhost);
+                tokio::select! {
+                    () = vhost.caught_up() => {}
+                    () = self.registered.asked.notified() => self.registered.asked.notify_one(),
+                }
+            }
+            tokio::select! {
+                () = self.egress.fetched() => {}
+                () = self.registered.asked.notified() => self.registered.asked.notify_one(),
+            }
+        }
+    }
+
+    fn malformed(&self, malformed: &Malformed) -> End {
+        let text = match malformed {
+            Malformed::TooLarge { kind, payload_bytes, frame_max, .. } => {
+                format!("type {kind}, all octets = <<>>: {{frame_too_large,{payload_bytes},{frame_max}}}")
+            }
+            Malformed::NoEnd { kind, found, .. } => {
+                format!("type {kind}, all octets = <<>>: {{invalid_frame_end_marker,{found}}}")
+            }
+        };
+        match self.state {
+            State::Opening { .. } | State::Running(_) => {
+                End::CloseDeaf(Fault::new(ReplyCode::FrameError, text, (0, 0)))
+            }
+            State::Closing => End::Drop(text),
+            State::Starting | State::Tuning { .. } => End::DropLater(text),
+        }
+    }
+
+    /// One frame. `behind` is what follows it in the buffer; a publish takes its content from there if it is whole, and
+    /// counts it in `used`.
+    async fn frame(&mut self, frame: Frame<'_>, behind: &[u8], used: &mut usize) -> Outcomes<()> {
+        match (frame.kind, frame.channel) {
+            (frame::HEARTBEAT, 0) => return Ok(()),
+            (frame::METHOD | frame::HEADER | frame::BODY, _) => {}
+            (frame::HEARTBEAT, _) => return Err(self.unexpected(&frame)),
+            (kind, _) => {
+                let text = format!("type {kind}, all octets = <<>>: unknown_frame");
+                return Err(self.closing(Fault::new(ReplyCode::FrameError, text, (0, 0))));
+            }
+        }
+        if frame.channel == 0 {
+            return match frame.kind {
+                frame::METHOD => self.connection_method(frame.payload).await,
+                _ => Err(self.unexpected(&frame)),
+            };
+        }
+        match &mut self.state {
+            State::Running(session) => {
+                let outcome = session.frame(frame, behind, used, self.channel_max).await;
+                match outcome {
+                    Ok(()) => Ok(()),
+                    Err(Wrong::Connection(fault)) => Err(self.closing(fault)),
+                    Err(Wrong::Internal(text)) => Err(End::Drop(text)),
+                }
+            }
+            State::Closing => Ok(()),
+            _ => Err(self.unexpected(&frame)),
+        }
+    }
+
+    fn unexpected(&self, frame: &Frame<'_>) -> End {
+        let text = format!("type {}, all octets = <<>>: unexpected_frame", frame.kind);
+        self.closing(Fault::new(ReplyCode::UnexpectedFrame, text, (0, 0)))
+    }
+
+    /// A fault of the client's: it is told once it may know that this is a broker.
+    fn closing(&self, fault: Fault) -> End {
+        match self.state {
+            State::Opening { .. } | State::Running(_) => End::Close(fault),
+            _ => End::DropLater(fault.text),
+        }
+    }
+
+    /// A method of the class connection, whatever the state.
+    async fn connection_method(&mut self, payload: &[u8]) -> Outcomes<()> {
+        if matches!(self.state, State::Closing) {
+            return Ok(());
+        }
+        let id = method::id(payload).unwrap_or_default();
+        let class = match method::decode(payload) {
+            Ok(Method::Other(class)) => class,
+            Ok(_) => return Err(self.wrong_state(id)),
+            Err(undecodable) => {
+                return Err(match wrong(undecodable, payload) {
+                    Wrong::Connection(fault) => self.closing(fault),
+                    Wrong::Internal(text) => End::Drop(text),
+                });
+            }
+        };
+        use connection::AMQPMethod as M;
+        match (&mut self.state, *class) {
+            (State::Starting, AMQPClass::Connection(M::StartOk(start_ok))) => self.start_ok(&start_ok).await,
+            (State::Tuning { .. }, AMQPClass::Connection(M::TuneOk(tune_ok))) => self.tune_ok(&tune_ok),
+            (State::Opening { .. }, AMQPClass::Connection(M::Open(open))) => self.open(&open),
+            (State::Running(_), AMQPClass::Connection(M::UpdateSecret(update))) => self.update_secret(&update, id),
+            (State::Running(_) | State::Opening { .. }, AMQPClass::Connection(M::Close(_))) => {
+                // Exclusive queues are gone and messages back in place before the client hears of it.
+                self.end_session().await;
+                self.reply(M::CloseOk(connection::CloseOk {}));
+                Err(End::Done)
+            }
+            _ => Err(self.wrong_state(id)),
+        }
+    }
+
+    fn wrong_state(&self, id: Id) -> End {
+        let state = match self.state {
+            State::Starting => "starting",
+            State::Tuning { .. } => "tuning",
+            State::Opening { .. } => "opening",
+            State::Running(_) => "running",
+            State::Closing => "closing",
+        };
+        let text = format!("unexpected method in connection state {state}");
+        self.closing(Fault::new(ReplyCode::ChannelError, text, id))
+    }
+
+    fn reply(&mut self, method: connection::AMQPMethod) {
+        let mut out = Vec::new();
+        method::write(&mut out, 0, &AMQPClass::Connection(method));
+        if let State::Running(session) = &mut self.state {
+            session.cx.flush();
+        }
+        self.egress.send(out);
+    }
+
+    /// Leaves nothing behind: channels, their consumers and messages, exclusive queues.
+    async fn end_session(&mut self) {
+        let State::Running(session) = std::mem::replace(&mut self.state, State::Closing) else { return };
+        let Session { mut cx, channels, .. } = *session;
+        for slot in channels.into_values() {
+            if let Slot::Open(channel) = slot {
+                channel.close(&mut cx);
+            }
+        }
+        for queue in std::mem::take(&mut cx.exclusive) {
+            // An exclusive queue is never durable: nothing to wait for.
+            drop(cx.vhost.end_queue(&queue));
+        }
+        cx.act();
+    }
+
+    async fn end(&mut self, end: End) {
+        let name = self.name();
+        match end {
+            End::Done => {
+                tracing::debug!("closing AMQP connection {name}");
+                self.end_session().await;
+            }
+            End::Drop(text) => {
+                tracing::warn!("closing AMQP connection {name}: {text}");
+                self.end_session().await;
+            }
+            End::DropLater(text) => {
+                tracing::warn!("closing AMQP connection {name}: {text}");
+                self.end_session().await;
+                self.egress.pump();
+                tokio::time::sleep(SILENT_DELAY).await;
+            }
+            End::Close(fault) => {
+                self.say_close(&fault).await;
+                let heartbeat = if self.heartbeat.is_zero() { CLOSE_PATIENCE } else { self.heartbeat };
+                let _ = tokio::time::timeout(heartbeat.min(CLOSE_PATIENCE), self.await_close_ok()).await;
+            }
+            End::CloseDeaf(fault) => {
+                self.say_close(&fault).await;
+                tokio::time::sleep(SILENT_DELAY).await;
+            }
+        }
+        self.egress.finish(FINISH_PATIENCE).await;
+    }
+
+    async fn say_close(&mut self, fault: &Fault) {
+        tracing::warn!("closing AMQP connection {}: {}", self.name(), fault.code.text(&fault.text));
+        self.end_session().await;
+        let close = connection::Close {
+            reply_code: fault.code.number(),
+            reply_text: short(&fault.code.text(&fault.text)),
+            class_id: fault.id.0,
+            method_id: fault.id.1,
+        };
+        self.reply(connection::AMQPMethod::Close(close));
+        self.egress.pump();
+    }
+
+    /// Reads over everything until the client has answered or gone.
+    async fn await_close_ok(&mut self) {
+        let mut buffer = Buffer::default();
+        loop {
+            let mut at = 0;
+            while let Ok(Some((frame, length))) = frame::split(&buffer.octets[at..buffer.filled], self.frame_max) {
+                at += length;
+                if frame.channel == 0 && frame.kind == frame::METHOD {
+                    match method::id(frame.payload) {
+                        Some((10, 51)) => return,
+                        // Both sides closed at once.
+                        Some((10, 50)) => {
+                            self.reply(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+                            self.egress.pump();
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            buffer.consume(at);
+            if frame::split(&buffer.octets[..buffer.filled], self.frame_max).is_err() {
+                // In the middle of something else's octets: what follows can't be understood any more.
+                buffer.consume(buffer.filled);
+            }
+            match buffer.read(&mut self.socket).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What is wrong with a frame on a channel, when it is not the channel's alone.
+enum Wrong {
+    Connection(Fault),
+    /// RabbitMQ crashes on it and closes the socket; so do we.
+    Internal(String),
+}
+
+fn wrong(undecodable: Undecodable, payload: &[u8]) -> Wrong {
+    match undecodable {
+        Undecodable::NoId => Wrong::Connection(Fault::new(
+            ReplyCode::FrameError,
+            "type 1, all octets = <<>>: empty_method_frame",
+            (0, 0),
+        )),
+        Undecodable::Arguments(id) => {
+            let octets: Vec<String> = payload.iter().skip(4).take(32).map(u8::to_string).collect();
+            let text = format!("cannot decode <<{}>>", octets.join(","));
+            Wrong::Connection(Fault::new(ReplyCode::FrameError, text, id))
+        }
+        Undecodable::TooDeep(id) => {
+            let limit = crate::amqp::table::DEPTH_MAX;
+            let text = format!("field tables nested deeper than {limit} levels");
+            Wrong::Connection(Fault::new(ReplyCode::SyntaxError, text, id))
+        }
+        Undecodable::Unknown((class, method)) => Wrong::Internal(format!("unknown method ({class}, {method})")),
+        Undecodable::FieldType((class, method)) => {
+            Wrong::Internal(format!("method ({class}, {method}) has a field of unknown type"))
+        }
+    }
+}
+
+impl Session {
+    fn hand_over(&mut self) {
+        for number in self.touched.drain(..) {
+            if let Some(Slot::Open(channel)) = self.channels.get_mut(&number) {
+                channel.hand_over(&mut self.cx);
+            }
+        }
+        self.cx.act();
+    }
+
+    async fn frame(
+        &mut self,
+        frame: Frame<'_>,
+        behind: &[u8],
+        used: &mut usize,
+        channel_max: u16,
+    ) -> Result<(), Wrong> {
+        let number = frame.channel;
+        let channel = match self.channels.get_mut(&number) {
+            Some(Slot::Open(channel)) => channel,
+            Some(Slot::Closing) => return self.frame_while_closing(&frame),
+            None => return self.frame_unopened(&frame, channel_max),
+        };
+        if self.touched.last() != Some(&number) && !self.touched.contains(&number) {
+            self.touched.push(number);
+        }
+        let cx = &mut self.cx;
+        let outcome = if frame.kind != frame::METHOD {
+            channel.content(frame.kind, frame.payload, cx)
+        } else if channel.in_content() {
+            Err(channel.interrupted())
+        } else {
+            let id = method::id(frame.payload).unwrap_or_default();
+            match method::decode(frame.payload).map_err(|undecodable| wrong(undecodable, frame.payload))? {
+                Method::Publish(publish) => match whole_content(number, behind) {
+                    Some((header, body, length)) => {
+                        *used += length;
+                        channel.publish_whole(&publish, &header, body, cx)
+                    }
+                    None => channel.publish_begin(&publish),
+                },
+                Method::Ack { tag, multiple } => channel.settle(tag, multiple, Outcome::Done, id, cx),
+                Method::Nack { tag, multiple, requeue } => {
+                    let outcome = if requeue { Outcome::Requeued } else { Outcome::Rejected };
+                    channel.settle(tag, multiple, outcome, id, cx)
+                }
+                Method::Reject { tag, requeue } => {
+                    let outcome = if requeue { Outcome::Requeued } else { Outcome::Rejected };
+                    channel.settle(tag, false, outcome, id, cx)
+                }
+                Method::Qos { prefetch_bytes, prefetch_count } => channel.qos(prefetch_bytes, prefetch_count, id, cx),
+                Method::Other(class) => match *class {
+                    AMQPClass::Channel(channel::AMQPMethod::Open(_)) => {
+                        Err(Fault::new(ReplyCode::ChannelError, "second 'channel.open' seen", id))
+                    }
+                    AMQPClass::Channel(channel::AMQPMethod::Close(_)) => {
+                        self.close_channel(number);
+                        self.channels.remove(&number);
+                        let ok = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
+                        method::write(&mut self.cx.frames, number, &ok);
+                        return Ok(());
+                    }
+                    AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => Ok(()),
+                    class => channel.method(class, id, cx).await,
+                },
+            }
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(fault) if fault.code.closes_connection() => Err(Wrong::Connection(fault)),
+            Err(fault) => {
+                tracing::warn!("channel {number}: {}", fault.code.text(&fault.text));
+                self.close_channel(number);
+                write_close(&mut self.cx.frames, number, &fault);
+                self.channels.insert(number, Slot::Closing);
+                Ok(())
+            }
+        }
+    }
+
+    fn close_channel(&mut self, number: u16) {
+        if let Some(Slot::Open(channel)) = self.channels.remove(&number) {
+            channel.close(&mut self.cx);
+        }
+    }
+
+    fn frame_while_closing(&mut self, frame: &Frame<'_>) -> Result<(), Wrong> {
+        if frame.kind == frame::METHOD {
+            match method::id(frame.payload) {
+                Some((20, 41)) => drop(self.channels.remove(&frame.channel)),
+                Some((20, 40)) => {
+                    self.channels.remove(&frame.channel);
+                    let ok = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
+                    method::write(&mut self.cx.frames, frame.channel, &ok);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn frame_unopened(&mut self, frame: &Frame<'_>, channel_max: u16) -> Result<(), Wrong> {
+        if frame.kind != frame::METHOD {
+            let text = "expected method frame, got non method frame instead";
+            return Err(Wrong::Connection(Fault::new(ReplyCode::UnexpectedFrame, text, (0, 0))));
+        }
+        let id = method::id(frame.payload).unwrap_or_default();
+        method::decode(frame.payload).map_err(|undecodable| wrong(undecodable, frame.payload))?;
+        if id != (20, 10) {
+            return Err(Wrong::Connection(Fault::new(ReplyCode::ChannelError, "expected 'channel.open'", id)));
+        }
+        // RabbitMQ counts channels; their numbers may be what they like.
+        if channel_max != 0 && self.channels.len() >= channel_max.into() {
+            let count = self.channels.len();
+            let text =
+                format!("number of channels opened ({count}) has reached the negotiated channel_max ({channel_max})");
+            return Err(Wrong::Connection(Fault::new(ReplyCode::NotAllowed, text, id)));
+        }
+        self.next_epoch += 1;
+        let channel = Channel::open(frame.channel, self.next_epoch, &self.cx);
+        self.channels.insert(frame.channel, Slot::Open(Box::new(channel)));
+        let ok = AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}));
+        method::write(&mut self.cx.frames, frame.channel, &ok);
+        Ok(())
+    }
+}
+
+/// The content behind a publish if it is all there: header, body, and their length with the envelopes.
+fn whole_content(number: u16, behind: &[u8]) -> Option<(ContentHeader<'_>, &[u8], usize)> {
+    let (frame, header_length) = frame::split(behind, 0).ok()??;
+    if frame.kind != frame::HEADER || frame.channel != number {
+        return None;
+    }
+    let header = ContentHeader::parse(frame.payload)?;
+    if header.class != BASIC || header.weight != 0 {
+        return None;
+    }
+    if header.body_bytes == 0 {
+        return Some((header, &[], header_length));
+    }
+    let (frame, body_length) = frame::split(&behind[header_length..], 0).ok()??;
+    let whole = frame.kind == frame::BODY && frame.channel == number && frame.payload.len() as u64 == header.body_bytes;
+    whole.then_some((header, frame.payload, header_length + body_length))
+}
+
+/// What was read and not yet understood.
+#[derive(Default)]
+struct Buffer {
+    octets: Vec<u8>,
+    filled: usize,
+    /// Small reads in a row.
+    small: u8,
+}
+
+impl Buffer {
+    fn consume(&mut self, count: usize) {
+        self.octets.copy_within(count..self.filled, 0);
+        self.filled -= count;
+    }
+
+    /// Reads what is there, at least one octet. Safe to drop while it waits.
+    async fn read(&mut self, socket: &mut OwnedReadHalf) -> std::io::Result<usize> {
+        if self.filled == 0 && self.small > 16 && self.octets.len() > READ_BYTES.start {
+            self.octets = Vec::new();
+        }
+        loop {
+            socket.readable().await?;
+            if self.octets.len() - self.filled < READ_BYTES.start / 2 {
+                // A frame larger than the buffer is at most the negotiated size.
+                self.octets.resize((self.octets.len() * 2).max(READ_BYTES.start), 0);
+            }
+            match socket.try_read(&mut self.octets[self.filled..]) {
+                Ok(count) => {
+                    self.filled += count;
+                    let full = self.filled == self.octets.len();
+                    if full && self.octets.len() < READ_BYTES.end {
+                        self.octets.resize((self.octets.len() * 4).min(READ_BYTES.end), 0);
+                    }
+                    self.small = if count < READ_BYTES.start { self.small.saturating_add(1) } else { 0 };
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

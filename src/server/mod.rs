@@ -1,0 +1,171 @@
+//! Sockets in, connections out: bind, accept, stop.
+
+use crate::broker::{Broker, StartError};
+use crate::config::Config;
+use crate::store::OpenError;
+use crate::written::Remark;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What the process ends with, as RabbitMQ's tools and sysexits.h have it.
+pub mod exit {
+    /// A port is in use, or not ours to take.
+    pub const PORT: u8 = 69;
+    /// The data folder is damaged, or of another version.
+    pub const DATA: u8 = 65;
+    /// The data folder can't be read or written.
+    pub const IO: u8 = 74;
+    /// Another broker has the data folder.
+    pub const LOCKED: u8 = 75;
+    /// Asked to stop twice.
+    pub const HURRIED: u8 = 130;
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// How long connections may take to say good-bye at the end.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Runs the broker until it is told to stop.
+pub fn run(config: Config, warnings: Vec<Remark>) -> ExitCode {
+    if let Err(error) = crate::telemetry::start_logging(&config.log) {
+        eprintln!("leveret: no logs: {error}");
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = config.workers {
+        runtime.worker_threads(workers);
+    }
+    match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(serve(Arc::new(config))),
+        Err(error) => fail(exit::IO, &format!("can't start threads: {error}")),
+    }
+}
+
+/// One clear line, for people and for logs.
+fn fail(code: u8, text: &str) -> ExitCode {
+    tracing::error!("{text}");
+    eprintln!("leveret: {text}");
+    ExitCode::from(code)
+}
+
+async fn serve(config: Arc<Config>) -> ExitCode {
+    raise_descriptor_limit();
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return fail(exit::IO, "can't listen for signals");
+    };
+    // Ports first: they are the likelier mistake, and cost nothing.
+    let mut listeners = Vec::new();
+    for &address in &config.amqp_listeners {
+        match listen(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => {
+                return fail(
+                    exit::PORT,
+                    &format!(
+                        "can't listen on {address}: {error}; is another broker running? Choose another port with --amqp-port"
+                    ),
+                );
+            }
+        }
+    }
+    if config.data_dir_defaulted {
+        tracing::info!("data folder: {} (choose another with --data-dir)", config.data_dir.display());
+    } else {
+        tracing::info!("data folder: {}", config.data_dir.display());
+    }
+    let broker = match Broker::open(Arc::clone(&config)) {
+        Ok(broker) => broker,
+        Err(error) => {
+            let code = match &error {
+                StartError::Store(OpenError::Locked(_)) => exit::LOCKED,
+                StartError::Store(OpenError::Io { .. }) => exit::IO,
+                _ => exit::DATA,
+            };
+            return fail(code, &error.to_string());
+        }
+    };
+    let mut accepting = Vec::new();
+    for listener in listeners {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!("started TCP listener on {address}");
+        }
+        accepting.push(tokio::spawn(accept(listener, Arc::clone(&broker))));
+    }
+    // Test-container libraries wait for these very words on standard output.
+    tracing::info!(
+        "Server startup complete; 4 plugins started.\n * rabbitmq_prometheus\n * rabbitmq_management\n * rabbitmq_management_agent\n * rabbitmq_web_dispatch"
+    );
+    let interrupted = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => true,
+    };
+    tracing::info!("stopping: connections are closed, then everything is written");
+    let hurried = tokio::select! {
+        () = stop(&broker, accepting) => false,
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+    };
+    if hurried {
+        tracing::warn!("stopped at once; nothing confirmed is lost");
+        return ExitCode::from(exit::HURRIED);
+    }
+    tracing::info!("stopped");
+    if interrupted { ExitCode::from(exit::HURRIED) } else { ExitCode::SUCCESS }
+}
+
+async fn stop(broker: &Arc<Broker>, accepting: Vec<tokio::task::JoinHandle<()>>) {
+    for task in accepting {
+        task.abort();
+    }
+    broker.close_connections("broker forced connection closure with reason 'shutdown'");
+    let end = tokio::time::Instant::now() + GOODBYE;
+    while broker.connection_count() > 0 && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let broker = Arc::clone(broker);
+    // The store's threads are waited for, which is no work for a task.
+    if tokio::task::spawn_blocking(move || broker.close()).await.is_err() {
+        tracing::error!("the store did not close cleanly");
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(listener: TcpListener, broker: Arc<Broker>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // The connection waits for its own end; the broker counts it.
+                tokio::spawn(crate::connection::serve(Arc::clone(&broker), stream, peer));
+            }
+            Err(error) => {
+                // No descriptors left, most likely: others will be closed.
+                tracing::warn!("can't accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Each connection takes a descriptor; the soft limit is often 1024 for no reason.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("can't raise the limit of open files: {error}");
+    }
+}

@@ -1,0 +1,251 @@
+//! Group commit: one thread, one write, one sync for all queues. While it syncs, the next batch gathers.
+
+use super::keys::{Definition, Row};
+use super::{DEFINITIONS, Durability, MESSAGES, META, SPILL, Store};
+use crate::message::Run;
+use rocksdb::{WriteBatch, WriteOptions};
+use rustc_hash::FxHashMap;
+use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
+
+/// Something that has writes waiting: a queue.
+pub trait Source: Send + Sync {
+    /// Adds what must be written now. Called by the commit thread only.
+    fn take(&self, batch: &mut Batch<'_>);
+    /// What was taken is safe.
+    fn stored(&self);
+}
+
+/// A change of a definition.
+#[derive(Debug)]
+pub enum Change {
+    Put(Definition, Vec<u8>),
+    Delete(Definition),
+    /// A queue is gone, with all its rows.
+    DropQueue(u64),
+    /// A number or text kept for the broker itself.
+    Meta(&'static str, Vec<u8>),
+}
+
+/// Told when a change is safe; an error if it never will be.
+pub type Committed = oneshot::Receiver<()>;
+
+#[derive(Debug)]
+pub(super) struct Pending {
+    changes: Vec<Change>,
+    done: oneshot::Sender<()>,
+}
+
+/// After so many deleted blocks of a queue the files that held nothing else are given back.
+const RECLAIM_BLOCKS: u32 = 64;
+
+/// Per queue and kind: blocks deleted since files were last given back, and the position below which none is left.
+type Reclaim = FxHashMap<(u64, bool), (u32, u64)>;
+
+/// One commit in the making.
+pub struct Batch<'a> {
+    store: &'a Store,
+    durable: WriteBatch,
+    spill: WriteBatch,
+    reclaim: &'a mut Reclaim,
+    buffer: Vec<u8>,
+}
+
+impl std::fmt::Debug for Batch<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "batch of {} + {} octets", self.durable.size_in_bytes(), self.spill.size_in_bytes())
+    }
+}
+
+impl Batch<'_> {
+    /// A block of messages, to survive or just to leave memory.
+    pub fn put_block(&mut self, queue: u64, first: u64, run: &Run, durable: bool) {
+        self.buffer.clear();
+        run.encode(&mut self.buffer);
+        let key = Row::Block.key(queue, first);
+        if durable {
+            self.durable.put_cf(self.store.family(MESSAGES), key, &self.buffer);
+        } else {
+            self.spill.put_cf(self.store.family(SPILL), key, &self.buffer);
+        }
+    }
+
+    pub fn delete_block(&mut self, queue: u64, first: u64, durable: bool) {
+        let key = Row::Block.key(queue, first);
+        if durable {
+            self.durable.delete_cf(self.store.family(MESSAGES), key);
+        } else {
+            self.spill.delete_cf(self.store.family(SPILL), key);
+        }
+        self.reclaim.entry((queue, durable)).or_default().0 += 1;
+    }
+
+    /// All blocks that begin in a range of positions.
+    pub fn delete_blocks(&mut self, queue: u64, positions: std::ops::Range<u64>, durable: bool) {
+        let (start, end) = (Row::Block.key(queue, positions.start), Row::Block.key(queue, positions.end));
+        if durable {
+            self.durable.delete_range_cf(self.store.family(MESSAGES), start, end);
+        } else {
+            self.spill.delete_range_cf(self.store.family(SPILL), start, end);
+        }
+        self.reclaim.entry((queue, durable)).or_default().0 += RECLAIM_BLOCKS;
+    }
+
+    /// No block of the queue begins below `position` any more.
+    pub fn none_below(&mut self, queue: u64, position: u64) {
+        for durable in [true, false] {
+            if let Some((_, below)) = self.reclaim.get_mut(&(queue, durable)) {
+                *below = position;
+            }
+        }
+    }
+
+    pub fn put_mark(&mut self, queue: u64, mark: &[u8]) {
+        self.durable.put_cf(self.store.family(MESSAGES), Row::Mark.key(queue, 0), mark);
+    }
+
+    /// A row of settled positions.
+    pub fn put_settled(&mut self, queue: u64, row: u64, settled: &[u8]) {
+        self.durable.put_cf(self.store.family(MESSAGES), Row::Settled.key(queue, row), settled);
+    }
+
+    pub fn delete_settled(&mut self, queue: u64, row: u64) {
+        self.durable.delete_cf(self.store.family(MESSAGES), Row::Settled.key(queue, row));
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Put(key, value) => self.durable.put_cf(self.store.family(DEFINITIONS), &key.0, value),
+            Change::Delete(key) => self.durable.delete_cf(self.store.family(DEFINITIONS), &key.0),
+            Change::Meta(name, value) => self.durable.put_cf(self.store.family(META), name, value),
+            Change::DropQueue(queue) => {
+                let (start, end) = (queue.to_be_bytes(), (queue + 1).to_be_bytes());
+                self.durable.delete_range_cf(self.store.family(MESSAGES), start, end);
+                self.spill.delete_range_cf(self.store.family(SPILL), start, end);
+                self.reclaim.remove(&(*queue, true));
+                self.reclaim.remove(&(*queue, false));
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Writes changes of definitions, in the order they were asked for, all or none. Wait for the answer before
+    /// telling anyone.
+    pub fn change(&self, changes: Vec<Change>) -> Committed {
+        let (done, committed) = oneshot::channel();
+        self.changes.lock().push(Pending { changes, done });
+        self.wake();
+        committed
+    }
+
+    pub(super) fn commit_loop(&self) {
+        let mut reclaim = FxHashMap::default();
+        loop {
+            let wake = {
+                let mut wake = self.wake.0.lock();
+                while !wake.work {
+                    self.wake.1.wait(&mut wake);
+                }
+                let now = *wake;
+                wake.work = wake.stop;
+                now
+            };
+            let more = self.commit(&mut reclaim);
+            if wake.stop && !more {
+                return;
+            }
+        }
+    }
+
+    /// One commit; says whether there was anything to do.
+    fn commit(&self, reclaim: &mut Reclaim) -> bool {
+        if self.failed.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut batch = Batch {
+            store: self,
+            durable: WriteBatch::default(),
+            spill: WriteBatch::default(),
+            reclaim,
+            buffer: Vec::new(),
+        };
+        let mut sources = Vec::new();
+        let pending;
+        {
+            // What was done together is taken together.
+            let _together = self.together.write();
+            pending = std::mem::take(&mut *self.changes.lock());
+            for change in pending.iter().flat_map(|pending| &pending.changes) {
+                batch.change(change);
+            }
+            // No more than there are now: busy queues are noted again while others are asked.
+            for _ in 0..self.dirty.len() {
+                let Some(source) = self.dirty.pop() else { break };
+                source.take(&mut batch);
+                sources.push(source);
+            }
+        }
+        let Batch { durable, spill, .. } = batch;
+        if let Err(error) = self.write(durable, spill) {
+            self.fail(&error);
+            return false;
+        }
+        let more = !sources.is_empty() || !pending.is_empty();
+        for source in sources {
+            source.stored();
+        }
+        for pending in pending {
+            // Whoever asked may be gone.
+            let _ = pending.done.send(());
+        }
+        self.relief.notify_waiters();
+        self.reclaim(reclaim);
+        more
+    }
+
+    fn write(&self, durable: WriteBatch, spill: WriteBatch) -> Result<(), rocksdb::Error> {
+        if !spill.is_empty() {
+            let mut options = WriteOptions::default();
+            options.disable_wal(true);
+            self.db.write_opt(spill, &options)?;
+        }
+        if !durable.is_empty() {
+            let mut options = WriteOptions::default();
+            options.set_sync(self.durability == Durability::Fsync);
+            self.db.write_opt(durable, &options)?;
+        }
+        Ok(())
+    }
+
+    /// A write or sync failed. It is not tried again: what the disk then holds is unknown, and a second sync may
+    /// succeed without the data. Nothing is confirmed from here on, and publishers wait.
+    fn fail(&self, error: &rocksdb::Error) {
+        let text = error.to_string();
+        tracing::error!(
+            error = text,
+            "the disk failed: nothing more is confirmed; make room or replace it, and restart"
+        );
+        let _ = self.failure.set(text);
+        self.failed.store(true, Ordering::Release);
+        self.backlog_bytes.store(usize::MAX / 2, Ordering::Release);
+        self.changes.lock().clear();
+    }
+
+    /// Gives files back that hold nothing but what was deleted: RocksDB alone would keep them.
+    fn reclaim(&self, reclaim: &mut Reclaim) {
+        reclaim.retain(|&(queue, durable), &mut (blocks, below)| {
+            if blocks < RECLAIM_BLOCKS {
+                return true;
+            }
+            let family = self.family(if durable { MESSAGES } else { SPILL });
+            let start = Row::Block.key(queue, 0);
+            if let Some(last) = below.checked_sub(1)
+                && let Err(error) = self.db.delete_file_in_range_cf(family, start, Row::Block.key(queue, last))
+            {
+                tracing::warn!(error = error.to_string(), "can't give back disk space");
+            }
+            false
+        });
+    }
+}

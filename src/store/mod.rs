@@ -1,0 +1,242 @@
+//! The only place that names RocksDB.
+//!
+//! Messages rest in blocks, many to a row; one thread commits what all queues have waiting with one write and one sync
+//! ([`commit`]); another reads blocks back ([`Store::load`]). Nothing here knows what a queue is: it knows sources of
+//! writes, numbered.
+//!
+//! Column families: `messages` (blocks and marks of durable queues, see [`keys`]), `spill` (blocks of messages that
+//! need not survive, written without a log and thrown away at start), `definitions`, `meta`.
+
+pub mod commit;
+pub mod keys;
+mod options;
+mod read;
+
+pub use commit::{Batch, Change, Committed, Source};
+pub use read::{Block, Recovered};
+
+use crossbeam_queue::SegQueue;
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
+use rocksdb::{ColumnFamily, DB};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+
+/// When a message counts as safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Once the disk says it has it: survives power loss.
+    Fsync,
+    /// Once the operating system has it: survives the broker's end, not the machine's.
+    Os,
+    /// At once: no message survives the broker's end.
+    Memory,
+}
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub folder: PathBuf,
+    pub durability: Durability,
+    /// Octets RocksDB gathers in memory before it writes a file; it may hold three such buffers.
+    pub write_buffer_bytes: usize,
+    /// Octets of messages that may wait for the disk before their publishers wait too.
+    pub backlog_bytes_max: usize,
+}
+
+/// Why a folder can't be opened. Each has an exit code of its own.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another broker has it.
+    Locked(PathBuf),
+    /// Written by another version of the broker.
+    Version { found: String, folder: PathBuf },
+    /// Its files are damaged, and going on would lose messages silently.
+    Damaged { folder: PathBuf, text: String },
+    /// It can't be read or written.
+    Io { folder: PathBuf, text: String },
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Locked(folder) => {
+                write!(
+                    out,
+                    "another broker uses the data folder {}: stop it, or choose another folder with --data-dir",
+                    folder.display()
+                )
+            }
+            Self::Version { found, folder } => {
+                write!(
+                    out,
+                    "the data folder {} has format {found}, this broker writes format {FORMAT}: start the version that wrote it",
+                    folder.display()
+                )
+            }
+            Self::Damaged { folder, text } => {
+                write!(
+                    out,
+                    "the data folder {} is damaged ({text}): nothing was changed; restore it from a backup, or move it away to start empty",
+                    folder.display()
+                )
+            }
+            Self::Io { folder, text } => write!(out, "can't open the data folder {}: {text}", folder.display()),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// The format of the folder. A change of format comes with a migration.
+pub const FORMAT: &str = "1";
+
+const MESSAGES: &str = "messages";
+const SPILL: &str = "spill";
+const DEFINITIONS: &str = "definitions";
+const META: &str = "meta";
+
+/// The broker's disk. Dropped only after [`Store::close`], or the last writes are lost.
+#[derive(Debug)]
+pub struct Store {
+    db: DB,
+    durability: Durability,
+    backlog_bytes_max: usize,
+    /// Octets of messages that wait to be written, of all queues together.
+    backlog_bytes: AtomicUsize,
+    /// Told after each commit; publishers that were asked to wait look again.
+    relief: tokio::sync::Notify,
+    /// Sources with something to write. Each is in it at most once, so the number of queues bounds it.
+    dirty: SegQueue<Arc<dyn Source>>,
+    /// Changes of definitions, in order. Bounded by the connections, each of which waits for its own.
+    changes: Mutex<Vec<commit::Pending>>,
+    /// Held for reading while one thing changes several sources that must reach the disk together.
+    together: RwLock<()>,
+    wake: (Mutex<Wake>, Condvar),
+    failed: AtomicBool,
+    failure: OnceLock<String>,
+    loads: Mutex<Option<mpsc::Sender<read::Request>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Wake {
+    work: bool,
+    stop: bool,
+}
+
+impl std::fmt::Debug for dyn Source {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("source")
+    }
+}
+
+impl Store {
+    /// Opens or creates the folder and starts the two threads.
+    pub fn open(options: &Options) -> Result<Arc<Self>, OpenError> {
+        let db = options::open(options)?;
+        let (loads, requests) = mpsc::channel();
+        let store = Arc::new(Self {
+            db,
+            durability: options.durability,
+            backlog_bytes_max: options.backlog_bytes_max,
+            backlog_bytes: AtomicUsize::new(0),
+            relief: tokio::sync::Notify::new(),
+            dirty: SegQueue::new(),
+            changes: Mutex::new(Vec::new()),
+            together: RwLock::new(()),
+            wake: (Mutex::new(Wake::default()), Condvar::new()),
+            failed: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            loads: Mutex::new(Some(loads)),
+            threads: Mutex::new(Vec::new()),
+        });
+        let io = |error: std::io::Error| OpenError::Io { folder: options.folder.clone(), text: error.to_string() };
+        let commit = Arc::clone(&store);
+        let read = Arc::clone(&store);
+        let threads = [
+            std::thread::Builder::new().name("commit".into()).spawn(move || commit.commit_loop()).map_err(io)?,
+            std::thread::Builder::new().name("read".into()).spawn(move || read.read_loop(&requests)).map_err(io)?,
+        ];
+        store.threads.lock().extend(threads);
+        Ok(store)
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Why nothing can be written any more; `None` while all is well.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Notes that a source has something to write. It must see to it that it is noted only once until it is asked.
+    /// May be called under the source's lock; [`Store::wake`] then follows without it.
+    pub fn note(&self, source: Arc<dyn Source>) {
+        self.dirty.push(source);
+    }
+
+    /// Starts the next commit, unless one is under way: then what was noted goes with the one after it.
+    pub fn wake(&self) {
+        let mut wake = self.wake.0.lock();
+        if !wake.work {
+            wake.work = true;
+            self.wake.1.notify_one();
+        }
+    }
+
+    /// Counts octets that wait to be written.
+    pub fn backlog(&self, before: usize, now: usize) {
+        if now > before {
+            self.backlog_bytes.fetch_add(now - before, Ordering::Relaxed);
+        } else if before > now {
+            self.backlog_bytes.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether publishers should wait until the disk has caught up.
+    pub fn behind(&self) -> bool {
+        self.backlog_bytes.load(Ordering::Relaxed) > self.backlog_bytes_max
+    }
+
+    /// Waits until the disk has caught up.
+    pub async fn caught_up(&self) {
+        loop {
+            let relief = self.relief.notified();
+            if !self.behind() {
+                return;
+            }
+            relief.await;
+        }
+    }
+
+    /// While the guard lives, no commit begins: what is done to several sources goes to disk in one write.
+    pub fn together(&self) -> RwLockReadGuard<'_, ()> {
+        self.together.read()
+    }
+
+    /// Writes everything that is noted and ends the threads. Nothing may be noted any more.
+    pub fn close(&self) {
+        {
+            let mut wake = self.wake.0.lock();
+            (wake.work, wake.stop) = (true, true);
+            self.wake.1.notify_one();
+        }
+        self.loads.lock().take();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store had panicked");
+            }
+        }
+    }
+
+    fn family(&self, name: &str) -> &ColumnFamily {
+        self.db.cf_handle(name).expect("opened with all column families")
+    }
+}
+
+/// Whether a folder holds a broker's data.
+pub fn exists(folder: &Path) -> bool {
+    folder.join("CURRENT").exists()
+}

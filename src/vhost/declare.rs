@@ -1,0 +1,462 @@
+//! The only place of the rules about names, rights, equivalence and life cycle.
+//! Texts and order of checks are RabbitMQ's (`rabbit_channel.erl`, `rabbit_amqqueue.erl`, `rabbit_exchange.erl`).
+
+use super::records;
+use super::topology::{Exchange, Removed};
+use super::{Actor, Vhost};
+use crate::amqp::Table;
+use crate::amqp::table::as_str;
+use crate::auth::Access;
+use crate::exchange::{self, Binding, Destination, Router, Type};
+use crate::queue::classic::{Acts, Counts, Identity};
+use crate::queue::settings::{self, Settings};
+use crate::queue::{Queue, settings::Declared};
+use crate::refusal::{Reason, Refusal};
+use crate::store::{Change, Committed, Durability};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// How a queue is asked for.
+#[derive(Debug, Clone)]
+pub struct QueueWish {
+    pub durable: bool,
+    pub exclusive: bool,
+    pub auto_delete: bool,
+    pub arguments: Table,
+}
+
+/// How an exchange is asked for.
+#[derive(Debug, Clone)]
+pub struct ExchangeWish {
+    pub kind: String,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Table,
+}
+
+/// The answer, and what to wait for before it is given.
+pub type Answer<T> = Result<(T, Option<Committed>), Refusal>;
+
+/// The default exchange in permissions.
+const DEFAULT_EXCHANGE: &str = "amq.default";
+
+impl Actor {
+    /// Refuses what the user may not do (RabbitMQ: "Access Control").
+    pub fn check(&self, access: Access, kind: &str, vhost: &str, name: &str) -> Result<(), Refusal> {
+        if self.permission.allows(access, name) {
+            return Ok(());
+        }
+        let user = &self.user;
+        let access = access.name();
+        Err(Refusal::access(format!("{access} access to {kind} '{name}' in vhost '{vhost}' refused for user '{user}'")))
+    }
+
+    fn check_any(&self, kind: &str, vhost: &str, name: &str) -> Result<(), Refusal> {
+        let allowed = [Access::Configure, Access::Write, Access::Read];
+        if allowed.iter().any(|&access| self.permission.allows(access, name)) {
+            return Ok(());
+        }
+        self.check(Access::Configure, kind, vhost, name)
+    }
+}
+
+impl Vhost {
+    // ── Queues ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// queue.declare. An empty name asks for one from the server. Says whether the queue is new.
+    pub fn declare_queue(&self, actor: &Actor, name: &str, wish: QueueWish) -> Answer<(Arc<Queue>, Counts, bool)> {
+        let stripped = strip(name);
+        let name = if stripped.is_empty() {
+            generated("amq.gen-")
+        } else {
+            if stripped.starts_with("amq.") {
+                return Err(Refusal::access(format!("queue name '{stripped}' contains reserved prefix 'amq.*'")));
+            }
+            stripped
+        };
+        actor.check(Access::Configure, "queue", &self.name, &name)?;
+        let resource = format!("queue '{name}' in vhost '{}'", self.name);
+        // An exclusive queue never outlives its connection, whatever was asked.
+        let durable = wish.durable && !wish.exclusive;
+        loop {
+            let found = self.topology.read().queues.get(&*name).cloned();
+            let Some(queue) = found else { break };
+            if !queue.alive() {
+                self.forget_queue(&queue);
+                continue;
+            }
+            check_exclusive(&queue, actor)?;
+            if wish.exclusive != queue.identity.exclusive.is_some() {
+                return Err(locked(&queue));
+            }
+            let identity = &queue.identity;
+            settings::equivalent(
+                &resource,
+                &Declared {
+                    durable: identity.durable,
+                    exclusive: identity.exclusive.is_some(),
+                    auto_delete: identity.auto_delete,
+                    arguments: &identity.arguments,
+                },
+                &Declared {
+                    durable,
+                    exclusive: wish.exclusive,
+                    auto_delete: wish.auto_delete,
+                    arguments: &wish.arguments,
+                },
+            )?;
+            let counts = queue.counts();
+            return Ok(((queue, counts, false), None));
+        }
+        let declared = Declared {
+            durable: wish.durable,
+            exclusive: wish.exclusive,
+            auto_delete: wish.auto_delete,
+            arguments: &wish.arguments,
+        };
+        let settings = Settings::parse(&resource, &declared)?;
+        for (given, likely) in settings::misspelt(&wish.arguments) {
+            tracing::warn!("{resource}: unknown argument '{given}' has no effect; did you mean '{likely}'?");
+        }
+        if let Some(exchange) = &settings.dead_letter_exchange {
+            actor.check(Access::Read, "queue", &self.name, &name)?;
+            actor.check(Access::Write, "exchange", &self.name, permission_name(exchange))?;
+        }
+        let identity = Identity {
+            id: self.house.next_queue.fetch_add(1, Ordering::Relaxed),
+            vhost: Arc::clone(&self.name),
+            name: name.as_str().into(),
+            durable,
+            auto_delete: wish.auto_delete,
+            exclusive: wish.exclusive.then_some(actor.connection),
+            arguments: wish.arguments.clone(),
+        };
+        let queue = Queue::new(identity, settings, &self.house.store, &self.house.memory);
+        let mut topology = self.topology.write();
+        if topology.queues.contains_key(&*name) {
+            // Somebody was faster: what is there decides.
+            drop(topology);
+            return self.declare_queue(actor, &name, wish);
+        }
+        topology.queues.insert(Arc::clone(&queue.identity.name), Arc::clone(&queue));
+        let committed = durable.then(|| {
+            let next = self.house.next_queue.load(Ordering::Relaxed);
+            let counter = Change::Meta("next_queue", next.to_be_bytes().to_vec());
+            self.house.store.change(vec![counter, records::put_queue(&queue.identity)])
+        });
+        drop(topology);
+        self.changed();
+        Ok(((queue, Counts::default(), true), committed))
+    }
+
+    /// queue.declare with `passive`: whether it is there.
+    pub fn find_queue(&self, actor: &Actor, name: &str) -> Result<(Arc<Queue>, Counts), Refusal> {
+        actor.check_any("queue", &self.name, name)?;
+        let queue = self.queue(actor, name)?;
+        let counts = queue.counts();
+        Ok((queue, counts))
+    }
+
+    /// A queue that the actor's connection may use.
+    fn queue(&self, actor: &Actor, name: &str) -> Result<Arc<Queue>, Refusal> {
+        let found = self.topology.read().queues.get(name).cloned();
+        let queue = found.filter(|queue| queue.alive()).ok_or_else(|| self.no_queue(name))?;
+        check_exclusive(&queue, actor)?;
+        Ok(queue)
+    }
+
+    /// A queue to consume or get from, or to purge.
+    pub fn queue_to_read(&self, actor: &Actor, name: &str) -> Result<Arc<Queue>, Refusal> {
+        actor.check(Access::Read, "queue", &self.name, name)?;
+        self.queue(actor, name)
+    }
+
+    /// queue.delete. A missing queue counts as deleted.
+    pub fn delete_queue(&self, actor: &Actor, name: &str, if_unused: bool, if_empty: bool) -> Answer<u64> {
+        actor.check(Access::Configure, "queue", &self.name, name)?;
+        let queue = match self.queue(actor, name) {
+            Ok(queue) => queue,
+            Err(refusal) if refusal.reason == Reason::NotFound => return Ok((0, None)),
+            Err(refusal) => return Err(refusal),
+        };
+        let allowed = |counts: Counts| match counts {
+            Counts { consumers: 1.., .. } if if_unused => Err(Refusal::precondition(format!("{queue:?} in use"))),
+            Counts { ready: 1.., .. } if if_empty => Err(Refusal::precondition(format!("{queue:?} not empty"))),
+            _ => Ok(()),
+        };
+        let mut acts = Acts::default();
+        let deleted = queue.delete(allowed, &mut acts);
+        let answer = match deleted {
+            None => Ok((0, None)),
+            Some(Err(refusal)) => Err(refusal),
+            Some(Ok(count)) => Ok((count, self.forget_queue(&queue))),
+        };
+        acts.run();
+        answer
+    }
+
+    /// A queue ends by the rules: its owner went, or its last consumer did.
+    pub fn end_queue(&self, queue: &Arc<Queue>) -> Option<Committed> {
+        let mut acts = Acts::default();
+        let ended = queue.delete(|_| Ok::<(), ()>(()), &mut acts);
+        let committed = ended.and_then(|_| self.forget_queue(queue));
+        acts.run();
+        committed
+    }
+
+    /// As [`Vhost::end_queue`], unless a consumer has come meanwhile.
+    pub fn end_unused_queue(&self, queue: &Arc<Queue>) -> Option<Committed> {
+        let mut acts = Acts::default();
+        let unused = |counts: Counts| if counts.consumers == 0 { Ok(()) } else { Err(()) };
+        let committed = match queue.delete(unused, &mut acts) {
+            Some(Ok(_)) => self.forget_queue(queue),
+            _ => None,
+        };
+        acts.run();
+        committed
+    }
+
+    /// Takes a deleted queue and its bindings out of the books.
+    fn forget_queue(&self, queue: &Arc<Queue>) -> Option<Committed> {
+        let name = &queue.identity.name;
+        let mut removed = Removed::default();
+        {
+            let mut topology = self.topology.write();
+            if topology.queues.get(name).is_none_or(|known| !Arc::ptr_eq(known, queue)) {
+                return None;
+            }
+            topology.queues.remove(name);
+            topology.remove_destination(&Destination::Queue(Arc::clone(name)), &mut removed);
+        }
+        self.changed();
+        let mut changes = self.removal(&removed, queue.identity.durable);
+        if queue.identity.durable {
+            changes.push(Change::Delete(records::queue_key(&self.name, name)));
+        }
+        if queue.identity.durable || queue.has_rows() {
+            changes.push(Change::DropQueue(queue.identity.id));
+        }
+        let committed = (!changes.is_empty()).then(|| self.house.store.change(changes));
+        // What is not durable needs no waiting for.
+        committed.filter(|_| queue.identity.durable)
+    }
+
+    /// The durable part of what vanished. `destination_durable`: of the thing that was removed first.
+    fn removal(&self, removed: &Removed, destination_durable: bool) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for exchange in removed.exchanges.iter().filter(|exchange| exchange.durable) {
+            changes.push(Change::Delete(records::exchange_key(&self.name, &exchange.name)));
+        }
+        if destination_durable || removed.exchanges.iter().any(|exchange| exchange.durable) {
+            for (source, binding) in &removed.bindings {
+                changes.push(Change::Delete(records::binding_key(&self.name, source, binding)));
+            }
+        }
+        changes
+    }
+
+    // ── Exchanges ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// exchange.declare. Says whether the exchange is new.
+    pub fn declare_exchange(&self, actor: &Actor, name: &str, wish: &ExchangeWish) -> Answer<bool> {
+        let name = strip(name);
+        let kind = Type::parse(&wish.kind)
+            .ok_or_else(|| Refusal::precondition(format!("unknown exchange type '{}'", wish.kind)))?;
+        not_default(&name)?;
+        actor.check(Access::Configure, "exchange", &self.name, &name)?;
+        let resource = format!("exchange '{name}' in vhost '{}'", self.name);
+        let received = exchange::Declared {
+            kind,
+            durable: wish.durable,
+            auto_delete: wish.auto_delete,
+            internal: wish.internal,
+            arguments: &wish.arguments,
+        };
+        let mut topology = self.topology.write();
+        if let Some(found) = topology.exchanges.get(&*name) {
+            let current = exchange::Declared {
+                kind: found.kind,
+                durable: found.durable,
+                auto_delete: found.auto_delete,
+                internal: found.internal,
+                arguments: &found.arguments,
+            };
+            exchange::equivalent(&resource, &current, &received)?;
+            return Ok((false, None));
+        }
+        if name.starts_with("amq.") {
+            return Err(Refusal::access(format!("exchange name '{name}' contains reserved prefix 'amq.*'")));
+        }
+        exchange::check_arguments(&resource, &wish.arguments)?;
+        let alternate: Option<Arc<str>> =
+            wish.arguments.inner().get("alternate-exchange").and_then(as_str).map(Arc::from);
+        if let Some(alternate) = &alternate {
+            actor.check(Access::Read, "exchange", &self.name, &name)?;
+            actor.check(Access::Write, "exchange", &self.name, permission_name(alternate))?;
+        }
+        let exchange = Exchange {
+            auto_delete: wish.auto_delete,
+            internal: wish.internal,
+            arguments: wish.arguments.clone(),
+            alternate,
+            ..Exchange::new(&name, kind, wish.durable)
+        };
+        let committed =
+            wish.durable.then(|| self.house.store.change(vec![records::put_exchange(&self.name, &exchange)]));
+        topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
+        drop(topology);
+        self.changed();
+        Ok((true, committed))
+    }
+
+    /// exchange.declare with `passive`: whether it is there.
+    pub fn find_exchange(&self, actor: &Actor, name: &str) -> Result<(), Refusal> {
+        not_default(name)?;
+        actor.check_any("exchange", &self.name, name)?;
+        if self.topology.read().exchanges.contains_key(name) { Ok(()) } else { Err(self.no_exchange(name)) }
+    }
+
+    /// exchange.delete. A missing exchange counts as deleted.
+    pub fn delete_exchange(&self, actor: &Actor, name: &str, if_unused: bool) -> Answer<()> {
+        let name = strip(name);
+        not_default(&name)?;
+        if name.starts_with("amq.") {
+            return Err(Refusal::access(format!(
+                "deletion of system exchange '{name}' in vhost '{}' not allowed",
+                self.name
+            )));
+        }
+        actor.check(Access::Configure, "exchange", &self.name, &name)?;
+        let mut removed = Removed::default();
+        {
+            let mut topology = self.topology.write();
+            let Some(exchange) = topology.exchanges.get(&*name) else { return Ok(((), None)) };
+            if if_unused && !exchange.router.is_empty() {
+                return Err(Refusal::precondition(format!("exchange '{name}' in vhost '{}' in use", self.name)));
+            }
+            let key = Arc::clone(&exchange.name);
+            topology.remove_exchange(&key, &mut removed);
+        }
+        self.changed();
+        let changes = self.removal(&removed, false);
+        Ok(((), (!changes.is_empty()).then(|| self.house.store.change(changes))))
+    }
+
+    // ── Bindings ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// queue.bind and exchange.bind.
+    pub fn bind(&self, actor: &Actor, source: &str, binding: Binding) -> Answer<()> {
+        let source = self.check_binding(actor, source, &binding)?;
+        let mut topology = self.topology.write();
+        let exchange = topology.exchanges.get(&*source).ok_or_else(|| self.no_exchange(&source))?;
+        match &binding.destination {
+            Destination::Queue(name) => {
+                let queue = topology.queues.get(name).ok_or_else(|| self.no_queue(name))?;
+                check_exclusive(queue, actor)?;
+            }
+            Destination::Exchange(name) if !topology.exchanges.contains_key(name) => {
+                return Err(self.no_exchange(name));
+            }
+            Destination::Exchange(_) => {}
+        }
+        Router::check(exchange.kind, &binding.routing_key, &binding.arguments)?;
+        let durable = exchange.durable && topology.durable(&binding.destination);
+        if !topology.bind(&source, binding.clone()) {
+            return Ok(((), None));
+        }
+        let committed =
+            durable.then(|| self.house.store.change(vec![records::put_binding(&self.name, &source, &binding)]));
+        drop(topology);
+        self.changed();
+        Ok(((), committed))
+    }
+
+    /// queue.unbind and exchange.unbind. What is not there counts as unbound.
+    pub fn unbind(&self, actor: &Actor, source: &str, binding: &Binding) -> Answer<()> {
+        let source = self.check_binding(actor, source, binding)?;
+        let (removed, durable) = {
+            let mut topology = self.topology.write();
+            if let Destination::Queue(name) = &binding.destination
+                && let Some(queue) = topology.queues.get(name)
+            {
+                check_exclusive(queue, actor)?;
+            }
+            let durable = topology.exchanges.get(&*source).is_some_and(|exchange| exchange.durable)
+                && topology.durable(&binding.destination);
+            (topology.unbind(&source, binding), durable)
+        };
+        let Some(removed) = removed else { return Ok(((), None)) };
+        self.changed();
+        let changes = self.removal(&removed, durable);
+        Ok(((), (!changes.is_empty()).then(|| self.house.store.change(changes))))
+    }
+
+    /// The source's name, once names and rights are checked.
+    fn check_binding(&self, actor: &Actor, source: &str, binding: &Binding) -> Result<String, Refusal> {
+        let source = strip(source);
+        let (kind, destination) = match &binding.destination {
+            Destination::Queue(name) => ("queue", name),
+            Destination::Exchange(name) => ("exchange", name),
+        };
+        if kind == "exchange" {
+            not_default(destination)?;
+        }
+        not_default(&source)?;
+        actor.check(Access::Write, kind, &self.name, destination)?;
+        actor.check(Access::Read, "exchange", &self.name, &source)?;
+        Ok(source)
+    }
+
+    /// Whether the user may publish to an exchange at all.
+    pub fn check_publish(&self, actor: &Actor, exchange: &str) -> Result<(), Refusal> {
+        actor.check(Access::Write, "exchange", &self.name, permission_name(exchange))
+    }
+
+    /// Whether messages of a durable queue are written at all.
+    pub fn keeps_messages(&self) -> bool {
+        self.house.store.durability() != Durability::Memory
+    }
+}
+
+fn permission_name(exchange: &str) -> &str {
+    if exchange.is_empty() { DEFAULT_EXCHANGE } else { exchange }
+}
+
+fn not_default(exchange: &str) -> Result<(), Refusal> {
+    if exchange.is_empty() {
+        return Err(Refusal::access("operation not permitted on the default exchange"));
+    }
+    Ok(())
+}
+
+fn check_exclusive(queue: &Queue, actor: &Actor) -> Result<(), Refusal> {
+    match queue.identity.exclusive {
+        Some(owner) if owner != actor.connection => Err(locked(queue)),
+        _ => Ok(()),
+    }
+}
+
+fn locked(queue: &Queue) -> Refusal {
+    Refusal::new(
+        Reason::Locked,
+        format!(
+            "cannot obtain exclusive access to locked {queue:?}. It could be originally declared on another connection \
+             or the exclusive property value does not match that of the original declaration."
+        ),
+    )
+}
+
+/// RabbitMQ takes line breaks out of names.
+fn strip(name: &str) -> String {
+    name.replace(['\r', '\n'], "")
+}
+
+/// A name from the server: the prefix and 16 random octets in URL-safe base64.
+pub fn generated(prefix: &str) -> String {
+    use base64::Engine as _;
+    let mut octets = [0; 16];
+    // The system's random source fails only before it is seeded, long before a broker runs.
+    getrandom::fill(&mut octets).expect("the operating system has random octets");
+    format!("{prefix}{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(octets))
+}

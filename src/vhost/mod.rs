@@ -1,0 +1,93 @@
+//! One virtual host: its names and its rules.
+//!
+//! Both doors, AMQP and HTTP, come through here, so every rule about names, rights and equivalence stands once, in
+//! [`declare`]. Routing is [`publish`]. What is durable goes to the store with [`records`] and comes back with
+//! [`recover`].
+
+pub mod declare;
+pub mod publish;
+pub mod records;
+pub mod recover;
+pub mod topology;
+
+use crate::auth::Permission;
+use crate::queue::classic::Memory;
+use crate::queue::consumer::ConsumerKey;
+use crate::store::Store;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use topology::Topology;
+
+/// What all virtual hosts of a broker share.
+#[derive(Debug)]
+pub struct House {
+    pub store: Arc<Store>,
+    pub memory: Arc<Memory>,
+    /// The number of the next queue. Never goes back, or a new queue would find an old one's messages.
+    pub next_queue: AtomicU64,
+    /// The number of the next consumer.
+    pub next_consumer: AtomicU64,
+}
+
+#[derive(Debug)]
+pub struct Vhost {
+    pub name: Arc<str>,
+    house: Arc<House>,
+    topology: RwLock<Topology>,
+    /// Moves with every change that may change a route.
+    version: AtomicU64,
+}
+
+/// On whose behalf something is done.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    /// The connection's number: exclusive queues belong to it.
+    pub connection: u64,
+    pub user: Arc<str>,
+    /// What the user may do in this virtual host.
+    pub permission: Arc<Permission>,
+    /// May set the property `user-id` to another's name.
+    pub impersonator: bool,
+}
+
+impl Vhost {
+    /// A virtual host with the predeclared exchanges.
+    pub fn new(name: &str, house: &Arc<House>) -> Self {
+        Self {
+            name: name.into(),
+            house: Arc::clone(house),
+            topology: RwLock::new(Topology::predeclared()),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    /// Changes whenever a route may have changed. A route found at one version holds while it stays.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// A number no consumer had before.
+    pub fn next_consumer(&self) -> ConsumerKey {
+        ConsumerKey(self.house.next_consumer.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// While the guard lives, what is done to several queues goes to disk together.
+    pub fn together(&self) -> impl Sized + '_ {
+        self.house.store.together()
+    }
+
+    /// Whether the disk has fallen behind what was published.
+    pub fn behind(&self) -> bool {
+        self.house.store.behind()
+    }
+
+    /// Waits until it has caught up.
+    pub async fn caught_up(&self) {
+        self.house.store.caught_up().await;
+    }
+
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}

@@ -1,0 +1,108 @@
+//! What is durable, as the store keeps it: JSON, a row each.
+
+use super::topology::Exchange;
+use crate::amqp::Table;
+use crate::exchange::{Binding, Destination};
+use crate::queue::classic::Identity;
+use crate::store::Change;
+use crate::store::keys::{Definition, Kind};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct QueueRecord {
+    pub id: u64,
+    pub vhost: String,
+    pub name: String,
+    pub auto_delete: bool,
+    pub arguments: Table,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExchangeRecord {
+    pub vhost: String,
+    pub name: String,
+    pub kind: String,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Table,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BindingRecord {
+    pub vhost: String,
+    pub source: String,
+    pub destination: String,
+    /// The destination is an exchange, not a queue.
+    pub to_exchange: bool,
+    pub routing_key: String,
+    pub arguments: Table,
+}
+
+/// A change that writes `record`.
+pub fn put(key: Definition, record: &impl Serialize) -> Change {
+    Change::Put(key, serde_json::to_vec(record).expect("records have string keys and no failing parts"))
+}
+
+pub fn queue_key(vhost: &str, name: &str) -> Definition {
+    Definition::new(Kind::Queue, &[vhost.as_bytes(), name.as_bytes()])
+}
+
+pub fn put_queue(queue: &Identity) -> Change {
+    put(
+        queue_key(&queue.vhost, &queue.name),
+        &QueueRecord {
+            id: queue.id,
+            vhost: queue.vhost.to_string(),
+            name: queue.name.to_string(),
+            auto_delete: queue.auto_delete,
+            arguments: queue.arguments.clone(),
+        },
+    )
+}
+
+pub fn exchange_key(vhost: &str, name: &str) -> Definition {
+    Definition::new(Kind::Exchange, &[vhost.as_bytes(), name.as_bytes()])
+}
+
+pub fn put_exchange(vhost: &str, exchange: &Exchange) -> Change {
+    put(
+        exchange_key(vhost, &exchange.name),
+        &ExchangeRecord {
+            vhost: vhost.to_owned(),
+            name: exchange.name.to_string(),
+            kind: exchange.kind.name().to_owned(),
+            auto_delete: exchange.auto_delete,
+            internal: exchange.internal,
+            arguments: exchange.arguments.clone(),
+        },
+    )
+}
+
+pub fn binding_key(vhost: &str, source: &str, binding: &Binding) -> Definition {
+    let (kind, name) = match &binding.destination {
+        Destination::Queue(name) => (b"q", name),
+        Destination::Exchange(name) => (b"e", name),
+    };
+    let arguments = serde_json::to_vec(&binding.arguments).expect("tables have string keys");
+    let parts =
+        [vhost.as_bytes(), source.as_bytes(), kind, name.as_bytes(), binding.routing_key.as_bytes(), &arguments];
+    Definition::new(Kind::Binding, &parts)
+}
+
+pub fn put_binding(vhost: &str, source: &str, binding: &Binding) -> Change {
+    let (to_exchange, destination) = match &binding.destination {
+        Destination::Queue(name) => (false, name),
+        Destination::Exchange(name) => (true, name),
+    };
+    put(
+        binding_key(vhost, source, binding),
+        &BindingRecord {
+            vhost: vhost.to_owned(),
+            source: source.to_owned(),
+            destination: destination.to_string(),
+            to_exchange,
+            routing_key: binding.routing_key.to_string(),
+            arguments: binding.arguments.clone(),
+        },
+    )
+}

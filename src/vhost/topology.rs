@@ -1,0 +1,143 @@
+//! Names and what they stand for: exchanges, queues, and the bindings between them.
+
+use crate::amqp::Table;
+use crate::exchange::{Binding, Destination, Router, Type};
+use crate::queue::Queue;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub struct Exchange {
+    pub name: Arc<str>,
+    pub kind: Type,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Table,
+    /// Where messages go that no binding takes.
+    pub alternate: Option<Arc<str>>,
+    pub router: Router,
+}
+
+impl Exchange {
+    pub fn new(name: &str, kind: Type, durable: bool) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            durable,
+            auto_delete: false,
+            internal: false,
+            arguments: Table::default(),
+            alternate: None,
+            router: Router::new(kind),
+        }
+    }
+}
+
+/// Not the default exchange: that one is the map of queues itself.
+#[derive(Debug, Default)]
+pub struct Topology {
+    pub exchanges: FxHashMap<Arc<str>, Exchange>,
+    pub queues: FxHashMap<Arc<str>, Arc<Queue>>,
+    /// The exchanges with bindings to a destination, so that its end needs no search.
+    sources: FxHashMap<Destination, FxHashSet<Arc<str>>>,
+}
+
+/// What vanished with something else.
+#[derive(Debug, Default)]
+pub struct Removed {
+    pub bindings: Vec<(Arc<str>, Binding)>,
+    pub exchanges: Vec<Exchange>,
+}
+
+impl Topology {
+    /// The exchanges that every virtual host has from the start.
+    pub fn predeclared() -> Self {
+        let mut topology = Self::default();
+        for (name, kind) in [
+            ("amq.direct", Type::Direct),
+            ("amq.fanout", Type::Fanout),
+            ("amq.topic", Type::Topic),
+            ("amq.headers", Type::Headers),
+            ("amq.match", Type::Headers),
+            ("amq.rabbitmq.trace", Type::Topic),
+        ] {
+            let mut exchange = Exchange::new(name, kind, true);
+            exchange.internal = name == "amq.rabbitmq.trace";
+            topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
+        }
+        topology
+    }
+
+    /// Adds a binding to an exchange that is there; false if it was there.
+    pub fn bind(&mut self, source: &str, binding: Binding) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(source) else { return false };
+        let (name, destination) = (Arc::clone(&exchange.name), binding.destination.clone());
+        let new = exchange.router.bind(binding);
+        if new {
+            self.sources.entry(destination).or_default().insert(name);
+        }
+        new
+    }
+
+    /// Removes a binding; `None` if it was not there. An auto-delete source goes with its last binding.
+    pub fn unbind(&mut self, source: &str, binding: &Binding) -> Option<Removed> {
+        let exchange = self.exchanges.get_mut(source)?;
+        if !exchange.router.unbind(binding) {
+            return None;
+        }
+        let name = Arc::clone(&exchange.name);
+        if !exchange.router.binds(&binding.destination) {
+            self.forget_source(&binding.destination, &name);
+        }
+        let mut removed = Removed { bindings: vec![(Arc::clone(&name), binding.clone())], ..Removed::default() };
+        self.end_if_unused(&name, &mut removed);
+        Some(removed)
+    }
+
+    fn forget_source(&mut self, destination: &Destination, source: &Arc<str>) {
+        if let Some(sources) = self.sources.get_mut(destination) {
+            sources.remove(source);
+            if sources.is_empty() {
+                self.sources.remove(destination);
+            }
+        }
+    }
+
+    fn end_if_unused(&mut self, name: &Arc<str>, removed: &mut Removed) {
+        let unused =
+            self.exchanges.get(name).is_some_and(|exchange| exchange.auto_delete && exchange.router.is_empty());
+        if unused {
+            self.remove_exchange(name, removed);
+        }
+    }
+
+    /// Removes an exchange with all bindings from and to it.
+    pub fn remove_exchange(&mut self, name: &Arc<str>, removed: &mut Removed) {
+        let Some(exchange) = self.exchanges.remove(name) else { return };
+        for binding in exchange.router.bindings() {
+            self.forget_source(&binding.destination, name);
+            removed.bindings.push((Arc::clone(name), binding.clone()));
+        }
+        removed.exchanges.push(exchange);
+        self.remove_destination(&Destination::Exchange(Arc::clone(name)), removed);
+    }
+
+    /// Removes all bindings to a destination that is gone.
+    pub fn remove_destination(&mut self, destination: &Destination, removed: &mut Removed) {
+        for source in self.sources.remove(destination).unwrap_or_default() {
+            let Some(exchange) = self.exchanges.get_mut(&source) else { continue };
+            let bindings = exchange.router.remove_destination(destination);
+            removed.bindings.extend(bindings.into_iter().map(|binding| (Arc::clone(&source), binding)));
+            self.end_if_unused(&source, removed);
+        }
+    }
+
+    /// Whether a binding's destination outlives a restart.
+    pub fn durable(&self, destination: &Destination) -> bool {
+        match destination {
+            Destination::Queue(name) => self.queues.get(name).is_some_and(|queue| queue.identity.durable),
+            Destination::Exchange(name) => self.exchanges.get(name).is_some_and(|exchange| exchange.durable),
+        }
+    }
+}
