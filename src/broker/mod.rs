@@ -110,7 +110,8 @@ impl Broker {
             next_connection: AtomicU64::new(1),
         });
         broker.recover().map_err(unreadable)?;
-        if broker.vhosts.read().is_empty() {
+        // Definitions say who there is, so that nobody is let in who was not named (RabbitMQ does the same).
+        if broker.vhosts.read().is_empty() && config.definitions.is_empty() {
             broker.add_vhost(&config.default_vhost);
             broker.users.seed(&config, &broker.house.store);
         }
@@ -152,6 +153,11 @@ impl Broker {
         let key = store::keys::Definition::new(Kind::Vhost, &[name.as_bytes()]);
         let record = VhostRecord { name: name.to_owned() };
         drop(self.house.store.change(vec![records::put(key, &record)]));
+    }
+
+    /// Writes changes of definitions that are no virtual host's own.
+    pub fn change(&self, changes: Vec<store::Change>) -> store::Committed {
+        self.house.store.change(changes)
     }
 
     /// Counts a connection in; `None` if there are as many as there may be.

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod check;
+mod import;
 mod read;
 mod write;
 
@@ -21,6 +22,8 @@ use serde_json::Value as Json;
 pub use crate::auth::{User, UserLimits};
 
 use crate::amqp::Table;
+pub use import::import;
+
 pub use arguments::{from_json as table_from_json, to_json as table_to_json};
 
 /// `rabbitmq_definition_format` of an export of one virtual host, whose records don't name it.

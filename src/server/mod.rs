@@ -2,8 +2,9 @@
 
 use crate::broker::{Broker, StartError};
 use crate::config::Config;
+use crate::definitions::{self, Document};
 use crate::store::OpenError;
-use crate::written::Remark;
+use crate::written::{Place, Remark, Remarks};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -61,6 +62,13 @@ async fn serve(config: Arc<Config>) -> ExitCode {
     else {
         return fail(exit::IO, "can't listen for signals");
     };
+    let documents = match read_definitions(&config) {
+        Ok(documents) => documents,
+        Err(remarks) => {
+            eprint!("{remarks}");
+            return ExitCode::from(crate::cli::EXIT_CONFIG);
+        }
+    };
     // Ports first: they are the likelier mistake, and cost nothing.
     let mut listeners = Vec::new();
     for &address in &config.amqp_listeners {
@@ -92,6 +100,12 @@ async fn serve(config: Arc<Config>) -> ExitCode {
             return fail(code, &error.to_string());
         }
     };
+    for document in &documents {
+        if let Err(text) = load(&broker, document).await {
+            broker.close();
+            return fail(crate::cli::EXIT_CONFIG, &format!("definitions: {text}"));
+        }
+    }
     let mut accepting = Vec::new();
     for listener in listeners {
         if let Ok(address) = listener.local_addr() {
@@ -119,6 +133,34 @@ async fn serve(config: Arc<Config>) -> ExitCode {
     }
     tracing::info!("stopped");
     if interrupted { ExitCode::from(exit::HURRIED) } else { ExitCode::SUCCESS }
+}
+
+/// All definitions named in the configuration, read and checked before anything is touched.
+fn read_definitions(config: &Config) -> Result<Vec<Document>, Remarks> {
+    let mut documents = Vec::new();
+    for path in &config.definitions {
+        let files = definitions::files(path).map_err(|error| {
+            let mut remarks = Remarks::default();
+            remarks.mistake(Place::whole_file(path), "", format!("can't be read: {error}"));
+            remarks
+        })?;
+        for file in files {
+            let (document, warnings) = Document::read(&file, definitions::Target::Named)?;
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            tracing::info!("definitions from {}: {}", file.display(), document.summary());
+            documents.push(document);
+        }
+    }
+    Ok(documents)
+}
+
+async fn load(broker: &Broker, document: &Document) -> Result<(), String> {
+    for committed in definitions::import(broker, document)? {
+        committed.await.map_err(|_| "they could not be written to disk".to_owned())?;
+    }
+    Ok(())
 }
 
 async fn stop(broker: &Arc<Broker>, accepting: Vec<tokio::task::JoinHandle<()>>) {

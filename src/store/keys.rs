@@ -44,6 +44,8 @@ pub enum Kind {
     Policy = 8,
     Parameter = 9,
     GlobalParameter = 10,
+    /// A virtual host's description, tags, limits and default queue type.
+    VhostMetadata = 11,
 }
 
 /// A definition's key: its kind and its names, each with its length in front, so that no name can imitate another.

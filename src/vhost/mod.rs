@@ -51,6 +51,14 @@ pub struct Actor {
     pub impersonator: bool,
 }
 
+impl Actor {
+    /// The broker itself: it may do everything, and belongs to no connection.
+    pub fn of_the_house() -> Self {
+        let permission = Permission::new(".*", ".*", ".*").expect("these patterns compile");
+        Self { connection: 0, user: "".into(), permission: Arc::new(permission), impersonator: true }
+    }
+}
+
 impl Vhost {
     /// A virtual host with the predeclared exchanges.
     pub fn new(name: &str, house: &Arc<House>) -> Self {

@@ -1,0 +1,114 @@
+//! Puts a document into a broker (RabbitMQ: "Schema Definition Export and Import").
+//!
+//! Users, permissions, policies and parameters replace what is there under their names. Exchanges and queues that are
+//! there stay as they are, whatever the document says of them: importing twice is no error.
+
+use super::{DestinationType, Document};
+use crate::auth::Permission;
+use crate::broker::Broker;
+use crate::exchange::{self, Destination};
+use crate::store::keys::Kind;
+use crate::store::{Change, Committed};
+use crate::vhost::declare::{ExchangeWish, QueueWish};
+use crate::vhost::{Actor, Vhost};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Takes over everything in the document. The answer is to be waited for: then all of it is on disk. An error names the
+/// first thing that could not be taken; what came before it stays.
+pub fn import(broker: &Broker, document: &Document) -> Result<Vec<Committed>, String> {
+    let mut changes = Vec::new();
+    for vhost in &document.vhosts {
+        broker.add_vhost(&vhost.name);
+        changes.push(kept(Kind::VhostMetadata, &[&vhost.name], vhost));
+    }
+    for user in &document.users {
+        changes.push(broker.users.put_user(user.clone()));
+    }
+    for row in &document.permissions {
+        let permission = Permission::new(&row.configure, &row.write, &row.read)
+            .map_err(|error| format!("permission of user '{}' in vhost '{}': {error}", row.user, row.vhost))?;
+        let patterns = [&*row.configure, &*row.write, &*row.read];
+        changes.push(broker.users.put_permission(&row.user, &row.vhost, permission, patterns));
+    }
+    for row in &document.topic_permissions {
+        changes.push(kept(Kind::TopicPermission, &[&row.user, &row.vhost, &row.exchange], row));
+    }
+    for row in &document.parameters {
+        changes.push(kept(Kind::Parameter, &[&row.component, &row.vhost, &row.name], row));
+    }
+    for row in &document.global_parameters {
+        changes.push(kept(Kind::GlobalParameter, &[&row.name], row));
+    }
+    for row in &document.policies {
+        changes.push(kept(Kind::Policy, &[&row.vhost, &row.name], row));
+    }
+    let mut committed = vec![broker.change(changes)];
+    topology(broker, document, &mut committed)?;
+    Ok(committed)
+}
+
+fn topology(broker: &Broker, document: &Document, committed: &mut Vec<Committed>) -> Result<(), String> {
+    let vhost = |name: &str| broker.vhost(name).ok_or_else(|| format!("there is no virtual host '{name}'"));
+    let actor = Actor::of_the_house();
+    for row in &document.exchanges {
+        let vhost = vhost(&row.vhost)?;
+        if row.name.is_empty() || row.name.starts_with("amq.") || vhost.find_exchange(&actor, &row.name).is_ok() {
+            continue;
+        }
+        let wish = ExchangeWish {
+            kind: row.exchange_type.clone(),
+            durable: row.durable,
+            auto_delete: row.auto_delete,
+            internal: row.internal,
+            arguments: row.arguments.clone(),
+        };
+        let declared = vhost.declare_exchange(&actor, &row.name, &wish);
+        let (_, waits) = declared.map_err(|refusal| format!("exchange '{}': {refusal}", row.name))?;
+        committed.extend(waits);
+    }
+    for row in &document.queues {
+        let vhost = vhost(&row.vhost)?;
+        if row.name.starts_with("amq.") || vhost.find_queue(&actor, &row.name).is_ok() {
+            continue;
+        }
+        let mut arguments = row.arguments.clone();
+        if let Some(kind) = &row.queue_type
+            && !arguments.contains_key("x-queue-type")
+        {
+            let kind = crate::amqp::Value::LongString(kind.as_str().into());
+            arguments.insert("x-queue-type".into(), kind);
+        }
+        let wish = QueueWish { durable: row.durable, exclusive: false, auto_delete: row.auto_delete, arguments };
+        let declared = vhost.declare_queue(&actor, &row.name, wish);
+        let (_, waits) = declared.map_err(|refusal| format!("queue '{}': {refusal}", row.name))?;
+        committed.extend(waits);
+    }
+    for row in &document.bindings {
+        let vhost: Arc<Vhost> = vhost(&row.vhost)?;
+        // The default exchange's bindings are there by themselves.
+        if row.source.is_empty() {
+            continue;
+        }
+        let name = Arc::from(row.destination.as_str());
+        let binding = exchange::Binding {
+            destination: match row.destination_type {
+                DestinationType::Queue => Destination::Queue(name),
+                DestinationType::Exchange => Destination::Exchange(name),
+            },
+            routing_key: row.routing_key.as_str().into(),
+            arguments: row.arguments.clone(),
+        };
+        let bound = vhost.bind(&actor, &row.source, binding);
+        let what = || format!("binding of '{}' to '{}'", row.destination, row.source);
+        let ((), waits) = bound.map_err(|refusal| format!("{}: {refusal}", what()))?;
+        committed.extend(waits);
+    }
+    Ok(())
+}
+
+/// A record as it stands in the document: kept, and shown again.
+fn kept(kind: Kind, names: &[&str], record: &impl Serialize) -> Change {
+    let names: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    crate::vhost::records::put(crate::store::keys::Definition::new(kind, &names), record)
+}
