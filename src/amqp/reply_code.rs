@@ -63,10 +63,14 @@ impl ReplyCode {
         }
     }
 
-    /// `NAME - explanation`, cut at a character boundary so that it fits a short string.
+    /// `NAME - explanation`; if it does not fit a short string, cut at a character boundary and with dots at the end,
+    /// as RabbitMQ does.
     pub fn text(self, explanation: &str) -> String {
         let mut text = format!("{} - {explanation}", self.name());
-        truncate(&mut text, TEXT_BYTES_MAX);
+        if text.len() > TEXT_BYTES_MAX {
+            truncate(&mut text, TEXT_BYTES_MAX - 3);
+            text.push_str("...");
+        }
         text
     }
 }
