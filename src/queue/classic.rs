@@ -495,8 +495,8 @@ impl Source for Queue {
             let writes = inner.state.take();
             self.account(&mut inner);
             let rows = inner.rows.clone();
-            if writes.settled_all.is_some() {
-                inner.rows = rows.end..rows.end + 1;
+            if let Some(all) = &writes.settled_all {
+                inner.rows = rows.end..rows.end + u64::from(!all.is_empty());
             } else if !writes.settled.is_empty() {
                 inner.rows.end += 1;
             }
@@ -520,7 +520,9 @@ impl Source for Queue {
             for row in rows.clone() {
                 batch.delete_settled(id, row);
             }
-            batch.put_settled(id, rows.end, &encode_ranges(all));
+            if !all.is_empty() {
+                batch.put_settled(id, rows.end, &encode_ranges(all));
+            }
         } else if !writes.settled.is_empty() {
             batch.put_settled(id, rows.end, &encode_ranges(&writes.settled));
         }

@@ -201,7 +201,9 @@ pub struct State<T> {
     deleted: Vec<(u64, bool)>,
     purged: Vec<(Range<u64>, bool)>,
     settled_since: Ranges,
+    /// Rows of settled positions on disk since they were last folded into one, and the end of the last position in any.
     settled_rows: u32,
+    settled_rows_end: u64,
     stored_next: u64,
     mark: Mark,
 }
@@ -218,6 +220,7 @@ impl<T> State<T> {
         for range in settled.iter() {
             ready.remove(range);
         }
+        let settled_rows_end = settled.iter().last().map_or(0, |range| range.end);
         let mut log = VecDeque::new();
         if !ready.is_empty() {
             let first = first_block.min(mark.low_water);
@@ -256,7 +259,8 @@ impl<T> State<T> {
             deleted: Vec::new(),
             purged: Vec::new(),
             settled_since: Ranges::default(),
-            settled_rows: 0,
+            settled_rows: u32::from(settled_rows_end > 0),
+            settled_rows_end,
             stored_next: mark.next,
             mark,
         };
@@ -477,7 +481,7 @@ impl<T> State<T> {
         let turn = if (start..end).contains(&self.turn) { self.turn } else { start };
         let at = (turn..end).chain(start..turn).find(|&at| self.consumers[at].credit() > 0)?;
         // One each as long as there are few, so that turns are seen as such; more at once in a long queue.
-        let share = if able == 1 { u64::MAX } else { (available / (able * 16)).clamp(1, 64) };
+        let share = if able == 1 { available } else { (available / (able * 16)).clamp(1, 64) };
         Some((at, u32::try_from(share).unwrap_or(u32::MAX).min(self.consumers[at].credit())))
     }
 
@@ -820,6 +824,7 @@ impl<T> State<T> {
         for range in settled.iter() {
             let range = range.start.max(low_water)..range.end.min(self.stored_next);
             if !range.is_empty() {
+                self.settled_rows_end = self.settled_rows_end.max(range.end);
                 writes.settled.push(range);
             }
         }
@@ -830,7 +835,8 @@ impl<T> State<T> {
                 writes.settled.clear();
                 writes.settled_all = Some(self.settled_on_disk());
             }
-        } else if self.settled.is_empty() && self.settled_rows > 0 {
+        } else if self.settled_rows > 0 && low_water >= self.settled_rows_end {
+            // All of them are below the mark.
             self.settled_rows = 0;
             writes.settled_all = Some(Vec::new());
         }
@@ -881,13 +887,16 @@ impl<T> State<T> {
     fn merge_disk(&mut self, start: usize) {
         let on_disk =
             |segment: &Segment| matches!(segment.body, Body::Disk) && segment.stored == Stored::Yes && segment.live > 0;
+        // A segment is read from its start: what is to be delivered next must not vanish behind what was delivered.
+        let first_ready = self.ready.first().map_or(self.next, |range| range.start);
         let mut at = start;
         while at + 1 < self.log.len() {
             let (segment, next) = (&self.log[at], &self.log[at + 1]);
             let alike = on_disk(segment)
                 && on_disk(next)
                 && segment.persistent == next.persistent
-                && segment.end() == next.first;
+                && segment.end() == next.first
+                && (next.end() <= first_ready || first_ready <= segment.first);
             if alike {
                 let (count, live) = (next.count, next.live);
                 self.log.remove(at + 1);
@@ -935,3 +944,6 @@ impl<T> State<T> {
 /// The queue, or the wish, is exclusive to one consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InUse;
+
+#[cfg(test)]
+mod tests;
