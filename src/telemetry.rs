@@ -146,8 +146,8 @@ fn timestamp(time: SystemTime) -> String {
 
 /// Year, month and day, so many days after 1970-01-01, in the Gregorian calendar.
 ///
-/// Years are counted from March, so that the leap day is the last of a year and months have a rule: their first days lie
-/// (153 m + 2) / 5 days after March 1st.
+/// Years are counted from March, so that the leap day is the last of a year and months have a rule: their first days
+/// lie (153 m + 2) / 5 days after March 1st.
 fn date(days: u64) -> (u64, u64, u64) {
     const DAYS_IN_400_YEARS: u64 = 146_097;
     const DAYS_FROM_0000_03_01_TO_1970: u64 = 719_468;

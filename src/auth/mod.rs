@@ -1,7 +1,8 @@
 //! Who may log in, and what they may do.
 //!
 //! Users, password hashes and permissions as RabbitMQ has them, so that its exports keep their meaning; and the SASL
-//! responses that clients log in with. All of it is plain values and functions: who the users are is the broker's to know.
+//! responses that clients log in with. All of it is plain values and functions: who the users are is the broker's to
+//! know.
 
 mod loopback;
 mod password;

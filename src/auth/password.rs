@@ -79,8 +79,8 @@ impl serde::Serialize for Algorithm {
     }
 }
 
-/// A password's hash as RabbitMQ writes it: Base64 of four octets of salt and the digest of salt and password. Empty for an
-/// algorithm that is not known.
+/// A password's hash as RabbitMQ writes it: Base64 of four octets of salt and the digest of salt and password. Empty
+/// for an algorithm that is not known.
 pub fn hash(password: &str, algorithm: &Algorithm) -> String {
     let mut salted = [0; SALT_BYTES].to_vec();
     getrandom::fill(&mut salted).expect("the operating system has random octets");
@@ -95,8 +95,9 @@ pub fn hash(password: &str, algorithm: &Algorithm) -> String {
 
 /// Whether this is the user's password.
 ///
-/// The same work is done for a user that doesn't exist, has no password or one that can't be checked, and the comparison takes
-/// as long whatever differs: an answer's time tells nobody which names exist. A blank password is always refused.
+/// The same work is done for a user that doesn't exist, has no password or one that can't be checked, and the
+/// comparison takes as long whatever differs: an answer's time tells nobody which names exist. A blank password is
+/// always refused.
 pub fn verify(user: Option<&User>, password: &str) -> bool {
     let stored = user.and_then(|user| Stored::of(&user.password_hash, &user.hashing_algorithm));
     let (exists, stored) = match stored {

@@ -13,8 +13,8 @@ const NESTING_MAX: u32 = 50;
 
 /// A pattern over names, in permissions and policies: a regular expression that may match anywhere in a name.
 ///
-/// RabbitMQ's are PCRE over octets. Here the time to search grows with the name alone, so look-around and back-references can't be
-/// had; everything else means the same, `\w` being ASCII as there.
+/// RabbitMQ's are PCRE over octets. Here the time to search grows with the name alone, so look-around and
+/// back-references can't be had; everything else means the same, `\w` being ASCII as there.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     source: String,
@@ -106,7 +106,8 @@ mod tests {
         let why = |pattern: &str| Pattern::new(pattern).unwrap_err().to_string();
         assert_eq!(
             why(r"^(?!amq\.).*"),
-            r"'^(?!amq\.).*' can't be used as a pattern: look-around, including look-ahead and look-behind, is not supported"
+            "'^(?!amq\\.).*' can't be used as a pattern: look-around, including look-ahead and look-behind, \
+             is not supported"
         );
         assert_eq!(why(r"(a)\1"), r"'(a)\1' can't be used as a pattern: backreferences are not supported");
         assert_eq!(why("("), "'(' can't be used as a pattern: unclosed group");

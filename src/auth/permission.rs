@@ -57,7 +57,8 @@ pub struct TopicPermission {
 }
 
 impl TopicPermission {
-    /// `{username}` and `{vhost}` in the patterns stand for those names, letter by letter. `{client_id}` is MQTT's and stays.
+    /// `{username}` and `{vhost}` in the patterns stand for those names, letter by letter. `{client_id}` is MQTT's and
+    /// stays.
     pub fn new(write: &str, read: &str, user: &str, vhost: &str) -> Result<Self, Unusable> {
         let fill = |pattern: &str| {
             let pattern = pattern.replace("{username}", &regex::escape(user));

@@ -60,8 +60,8 @@ pub fn login(mechanism: Mechanism, response: &[u8]) -> Result<Login, Malformed> 
     }
 }
 
-/// RFC 4616: an identity to act as, the user and the password, with NUL between them. The first is not used here; RabbitMQ
-/// refuses one that isn't empty, and clients send none.
+/// RFC 4616: an identity to act as, the user and the password, with NUL between them. The first is not used here;
+/// RabbitMQ refuses one that isn't empty, and clients send none.
 fn plain(response: &[u8]) -> Result<Login, Malformed> {
     let mut parts = response.split(|octet| *octet == 0);
     match (parts.next(), parts.next(), parts.next(), parts.next()) {

@@ -1,6 +1,7 @@
 //! `leveret check`: what is wrong with a file, before a broker reads it.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,10 +13,12 @@ use crate::written::{Remark, Remarks, Tree, read_toml};
 /// Tells about each file what it is and what is wrong with it.
 pub fn run(files: &[PathBuf]) -> ExitCode {
     let mut right = true;
+    let mut out = std::io::stdout().lock();
     for path in files {
         let report = check(path);
         for line in &report.lines {
-            println!("{line}");
+            // Whoever stops reading has seen enough; the exit code still tells.
+            let _ = writeln!(out, "{line}");
         }
         right &= report.is_right;
     }
@@ -59,8 +62,8 @@ fn counted(count: usize, word: &str) -> String {
     format!("{count} {word}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Whether a file is meant to hold definitions: JSON always is, and TOML is if it has a section of them. Settings have no list of
-/// tables, so that a misspelt section is recognised too.
+/// Whether a file is meant to hold definitions: JSON always is, and TOML is if it has a section of them. Settings have
+/// no list of tables, so that a misspelt section is recognised too.
 fn holds_definitions(path: &Path) -> bool {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => true,
@@ -122,8 +125,8 @@ mod tests {
             (
                 lines(&[
                     "error: a.toml:1: hartbeat: unknown setting (did you mean 'heartbeat'?)",
-                    "error: a.toml:2: frame_max: 1 is not a size from 4096 to 134217728 bytes; a unit may follow, as in \
-                     \"16 MiB\"",
+                    "error: a.toml:2: frame_max: 1 is not a size from 4096 to 134217728 bytes; a unit may \
+                     follow, as in \"16 MiB\"",
                     "a.toml: settings: 2 errors",
                 ]),
                 false

@@ -1,7 +1,7 @@
 //! The command line.
 //!
-//! `leveret` alone serves. The flags of `serve` come from the table of settings, so that there is one for each and its help says what
-//! the reference says; what they mean is decided in `config`.
+//! `leveret` alone serves. The flags of `serve` come from the table of settings, so that there is one for each and its
+//! help says what the reference says; what they mean is decided in `config`.
 
 mod check;
 mod serve;
@@ -33,16 +33,17 @@ enum Command {
     Serve(serve::Arguments),
     /// Say what is wrong with settings or definitions, without running anything
     ///
-    /// Takes settings (leveret.toml, rabbitmq.conf or a folder of such files) and definitions (JSON or TOML), and tells which a
-    /// file is. Every mistake is named with its line. Exit code: 0 if all files are right, 78 if one isn't.
+    /// Takes settings (leveret.toml, rabbitmq.conf or a folder of such files) and definitions (JSON or TOML), and
+    /// tells which a file is. Every mistake is named with its line. Exit code: 0 if all files are right, 78 if one
+    /// isn't.
     Check {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
 }
 
-/// Reads the process's arguments and does what they say. `serve` runs the broker until it's told to stop; the warnings about its
-/// configuration are for its log.
+/// Reads the process's arguments and does what they say. `serve` runs the broker until it's told to stop; the warnings
+/// about its configuration are for its log.
 pub fn run(serve: fn(Config, Vec<Remark>) -> ExitCode) -> ExitCode {
     let Cli { command, serve: arguments } = Cli::parse();
     match command.unwrap_or(Command::Serve(arguments)) {

@@ -10,8 +10,8 @@ use crate::config::{Default, Host, Kind, SETTINGS, Setting, Sources};
 pub struct Arguments {
     /// The file of settings: leveret.toml, a rabbitmq.conf, or a folder of .conf files
     ///
-    /// Without it, LEVERET_CONFIG, then RABBITMQ_CONFIG_FILE and RABBITMQ_CONFIG_FILES, then /etc/leveret/leveret.toml (for root) or
-    /// ~/.config/leveret/leveret.toml are tried.
+    /// Without it, LEVERET_CONFIG, then RABBITMQ_CONFIG_FILE and RABBITMQ_CONFIG_FILES, then /etc/leveret/leveret.toml
+    /// (for root) or ~/.config/leveret/leveret.toml are tried.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -48,10 +48,12 @@ impl SettingFlags {
     fn arguments() -> impl Iterator<Item = Arg> {
         SETTINGS.iter().filter_map(|setting| {
             let default = match setting.default {
-                Default::Written(value) => value.to_owned(),
+                // On a command line texts have no quotes, and lists no brackets.
+                Default::Written(value) => value.trim_matches(['[', ']', '"']).to_owned(),
                 Default::Found { how, .. } => how.replace('`', ""),
             };
-            let about = format!("{} [default: {default}]", capitalised(&setting.about.replace('`', "")));
+            let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
+            let about = format!("{}{default}", capitalised(&setting.about.replace('`', "")));
             let list = setting.kind.is_list();
             let argument = Arg::new(setting.key)
                 .long(kept(setting.flag()?))

@@ -1,7 +1,7 @@
 //! Variables: `LEVERET_` and a setting's name, and those that RabbitMQ's image has.
 //!
-//! An empty variable counts as absent, since that is what Compose makes of one that isn't set. `<VARIABLE>_FILE` names a
-//! file that holds the value, for secrets; RabbitMQ's image once had that and its users ask for it back.
+//! An empty variable counts as absent, since that is what Compose makes of one that isn't set. `<VARIABLE>_FILE` names
+//! a file that holds the value, for secrets; RabbitMQ's image once had that and its users ask for it back.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,8 +62,8 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// RabbitMQ keeps a node's data in a folder of this one. Ours has its own, whatever the node's name: it must never be
-    /// the folder that holds RabbitMQ's data.
+    /// RabbitMQ keeps a node's data in a folder of this one. Ours has its own, whatever the node's name: it must never
+    /// be the folder that holds RabbitMQ's data.
     fn apply_mnesia_base(&self, layers: &mut Layers) {
         const NAME: &str = "RABBITMQ_MNESIA_BASE";
         if let (Some(base), Some(setting)) = (self.get(NAME), Setting::of("data_dir")) {
@@ -87,8 +87,8 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// `RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS`, where people put settings as `-rabbit heartbeat 30`: those of RabbitMQ and of
-    /// its management are taken for lines of a `rabbitmq.conf`. Anything else is for Erlang alone.
+    /// `RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS`, where people put settings as `-rabbit heartbeat 30`: those of RabbitMQ
+    /// and of its management are taken for lines of a `rabbitmq.conf`. Anything else is for Erlang alone.
     fn apply_erlang_arguments(&self, layers: &mut Layers, remarks: &mut Remarks) {
         const NAME: &str = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS";
         let mut lines = Lines::default();
@@ -133,8 +133,8 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// A variable with our prefix that is no setting is likely a misspelt one; but others may set some as well, so it's no
-    /// mistake.
+    /// A variable with our prefix that is no setting is likely a misspelt one; but others may set some as well, so
+    /// it's no mistake.
     fn warn_of_unknown(&self, remarks: &mut Remarks) {
         let known: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
         for (&name, value) in &self.0 {
@@ -153,21 +153,27 @@ impl<'a> Environment<'a> {
     }
 }
 
-/// Kubernetes sets `<SERVICE>_PORT=tcp://10.0.0.1:5672` in every pod: a service called `leveret-amqp` or `rabbitmq-node` would
-/// be taken for a setting.
+/// Kubernetes sets `<SERVICE>_PORT=tcp://10.0.0.1:5672` in every pod: a service called `leveret-amqp` or
+/// `rabbitmq-node` would be taken for a setting.
 fn is_service_link(value: &str) -> bool {
     value.starts_with("tcp://") || value.starts_with("udp://")
 }
 
-/// The words of an argument line; double quotes hold one together.
+/// The words of an argument line; double quotes and brackets hold one together.
 fn erlang_tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut token = String::new();
     let mut quoted = false;
+    let mut open = 0_u32;
     for letter in text.chars() {
         match letter {
+            '[' | '{' => open += 1,
+            ']' | '}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        match letter {
             '"' => quoted = !quoted,
-            _ if letter.is_whitespace() && !quoted => tokens.push(std::mem::take(&mut token)),
+            _ if letter.is_whitespace() && !quoted && open == 0 => tokens.push(std::mem::take(&mut token)),
             _ => token.push(letter),
         }
     }
@@ -181,10 +187,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn erlang_arguments_are_split_at_spaces_outside_quotes() {
+    fn erlang_arguments_are_split_at_spaces_outside_quotes_and_brackets() {
         assert_eq!(
-            erlang_tokens(r#"-rabbitmq_management load_definitions "/a b.json"  -rabbit heartbeat 5"#),
-            ["-rabbitmq_management", "load_definitions", "/a b.json", "-rabbit", "heartbeat", "5"]
+            erlang_tokens(
+                r#"-rabbitmq_management load_definitions "/a b.json"  -rabbit log [{console, [{level, debug}]}]"#
+            ),
+            [
+                "-rabbitmq_management",
+                "load_definitions",
+                "/a b.json",
+                "-rabbit",
+                "log",
+                "[{console, [{level, debug}]}]"
+            ]
         );
     }
 }

@@ -210,8 +210,8 @@ struct Meaning<'a> {
 }
 
 impl Meaning<'_> {
-    /// What was written, or else the default, as `read` understands it. Where it doesn't, that is a mistake: `read` may
-    /// say why, or else what is allowed is told.
+    /// What was written, or else the default, as `read` understands it. Where it doesn't, that is a mistake: `read`
+    /// may say why, or else what is allowed is told.
     fn read<T>(&mut self, key: &str, read: impl Fn(&Tree) -> Result<T, String>) -> T {
         let setting = setting(key);
         match self.layers.get(key).map(|written| (written, read(&written.value))) {

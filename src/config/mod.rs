@@ -9,9 +9,9 @@
 //!                                    Config: the only thing that leaves this room
 //! ```
 //!
-//! Every setting stands once in [`SETTINGS`], with its names in all sources, what it takes, and its default as one would
-//! write it. The reference in `docs/configuration.md`, the example `config/leveret.toml` and the flags are made from or
-//! tested against that table.
+//! Every setting stands once in [`SETTINGS`], with its names in all sources, what it takes, and its default as one
+//! would write it. The reference in `docs/configuration.md`, the example `config/leveret.toml` and the flags are made
+//! from or tested against that table.
 //!
 //! Nothing here asks the process for anything but files: variables, flags, the user and the host's name are given.
 

@@ -1,8 +1,8 @@
 //! RabbitMQ's own format, `a.b.c = value` a line, as `rabbitmq.conf` and the files of `conf.d` have it.
 //!
-//! The keys that mean something here are laid over the settings. The others are warned of and left aside, since a broker
-//! that refuses to start with the file its users have had for years is of no use to them; a value that is wrong is still a
-//! mistake.
+//! The keys that mean something here are laid over the settings. The others are warned of and left aside, since a
+//! broker that refuses to start with the file its users have had for years is of no use to them; a value that is wrong
+//! is still a mistake.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -78,8 +78,8 @@ fn line(input: &str) -> IResult<&str, Option<(String, &str)>> {
     delimited(space0, opt(setting), (space0, opt(comment))).parse(input)
 }
 
-/// Words with dots between them. A dot that belongs to a word has a backslash in front; nothing here has such words, so the
-/// backslash is simply dropped.
+/// Words with dots between them. A dot that belongs to a word has a backslash in front; nothing here has such words,
+/// so the backslash is simply dropped.
 fn key(input: &str) -> IResult<&str, String> {
     let plain = take_while1(|letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-');
     let word = recognize(many1_count(alt((tag("\\."), plain))));
@@ -206,8 +206,8 @@ fn words(layers: &mut Layers, key: &str, named: Vec<(String, Line)>, remarks: &m
     set(layers, key, Tree::List(items), place, key);
 }
 
-/// `log.console.level = debug`, `log.connection.level = warning`, `log.console.formatter = json`, …: we have one output, the
-/// console, and its level counts before the default's.
+/// `log.console.level = debug`, `log.connection.level = warning`, `log.console.formatter = json`, …: we have one
+/// output, the console, and its level counts before the default's.
 fn logs(lines: &mut Lines, layers: &mut Layers, remarks: &mut Remarks) {
     const CATEGORIES: [&str; 3] = ["connection", "channel", "queue"];
     let console = lines.take("log.console.level").map(|line| ("log.console.level".to_owned(), line));

@@ -30,7 +30,8 @@ pub struct Host {
 }
 
 impl Config {
-    /// The configuration that the sources mean, and what in them was left aside; or everything that is wrong with them.
+    /// The configuration that the sources mean, and what in them was left aside; or everything that is wrong with
+    /// them.
     pub fn load(sources: &Sources) -> Result<(Self, Vec<Remark>), Remarks> {
         let environment = Environment::of(&sources.environment);
         let mut layers = Layers::default();
@@ -83,7 +84,8 @@ impl Sources {
         folder.map(|folder| folder.join("leveret/leveret.toml"))
     }
 
-    /// Where data lies when nobody says: where a system service keeps it, or in the home of whoever started the broker.
+    /// Where data lies when nobody says: where a system service keeps it, or in the home of whoever started the
+    /// broker.
     pub(super) fn default_data_dir(&self) -> PathBuf {
         if self.host.is_root {
             return "/var/lib/leveret".into();

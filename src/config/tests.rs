@@ -164,9 +164,11 @@ level = 'loud'
             "leveret.toml:1: hartbeat: unknown setting (did you mean 'heartbeat'?)",
             "leveret.toml:4: tls.cert_file: unknown setting (did you mean 'tls.certfile'?)",
             "leveret.toml:5: tls.verify: 'maybe' is not one of verify_none, verify_peer",
-            "leveret.toml:2: frame_max: 'lots' is not a size from 4096 to 134217728 bytes; a unit may follow, as in \"16 MiB\"",
+            "leveret.toml:2: frame_max: 'lots' is not a size from 4096 to 134217728 bytes; a unit may follow, as in \
+             \"16 MiB\"",
             "environment: LEVERET_CHANNEL_MAX: '70000' is not a number from 0 to 65535",
-            "command line: --max-message-size: '1 TB' is not a size from 1 to 536870912 bytes; a unit may follow, as in \"16 MiB\"",
+            "command line: --max-message-size: '1 TB' is not a size from 1 to 536870912 bytes; a unit may follow, as in \
+             \"16 MiB\"",
             "leveret.toml:7: log.level: 'loud' is not debug, info, warning, error or none, or a list like \
              \"info,connection=debug\"",
         ]
@@ -326,7 +328,8 @@ include other.conf
             "rabbitmq.conf:4: default_user: the variable NOBODY is not set",
             "rabbitmq.conf:6: include: is not supported; put the files into a folder and name that",
             "rabbitmq.conf:5: loopback_users.guest: 'perhaps' is not true or false",
-            "rabbitmq.conf:1: heartbeat: 'soon' is not a time up to 65535 s, in s or with another unit, as in \"2 min\"",
+            "rabbitmq.conf:1: heartbeat: 'soon' is not a time up to 65535 s, in s or with another unit, as in \
+             \"2 min\"",
         ]
     );
 }
@@ -374,10 +377,12 @@ fn the_images_variables_are_understood() {
 fn settings_in_erlangs_arguments_are_found() {
     let given = given(&[]).variable(
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-        r#"+P 100 -rabbitmq_management load_definitions "/d.json" -rabbit heartbeat 5 log [{console,[{level,debug}]} -kernel x y"#,
+        "+P 100 -rabbitmq_management load_definitions \"/d.json\" \
+         -rabbit heartbeat 5 log [{console, [{level, debug}]}] channel_max 9 -kernel x y",
     );
     let config = given.config();
-    assert_eq!((config.heartbeat_s, config.definitions), (5, vec![PathBuf::from("/d.json")]));
+    assert_eq!((config.heartbeat_s, config.channel_max), (5, 9));
+    assert_eq!(config.definitions, [PathBuf::from("/d.json")]);
     let name = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS";
     assert_eq!(given.warnings(), [format!("environment: {name}: log has an Erlang term as its value; ignored")]);
 }
@@ -436,5 +441,88 @@ fn every_setting_can_be_written_in_every_source() {
             let name = if *key == "log.*.level" { "log.queue.level".to_owned() } else { key.replace('*', "x") };
             assert_eq!(conf(&format!("{name} = {text}")).warnings(), Vec::<String>::new(), "{name} = {text}");
         }
+    }
+}
+
+/// A setting's value as the example shows it.
+fn shown(setting: &Setting) -> &'static str {
+    match setting.default {
+        Default::Written(value) => value,
+        Default::Found { example, .. } => example,
+    }
+}
+
+#[test]
+fn the_example_file_has_every_setting_with_its_default() {
+    let example = include_str!("../../config/leveret.toml");
+    toml(example).config();
+    // What is commented out stands right behind the #, prose after a space.
+    let live: Vec<String> = example
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|letter: char| letter.is_ascii_lowercase()) => rest.to_owned(),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let given = toml(&live.join("\n"));
+    assert_eq!(given.warnings(), Vec::<String>::new());
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in live.iter().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            Some(name) => section = format!("{name}."),
+            None => found.push(format!("{section}{line}")),
+        }
+    }
+    let mut expected: Vec<String> =
+        SETTINGS.iter().map(|setting| format!("{} = {}", setting.key, shown(setting))).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+/// A setting's row in the reference.
+fn row(setting: &Setting) -> String {
+    let code = |text: &str| format!("`{}`", text.replace('|', "\\|"));
+    let list = |names: Vec<String>| if names.is_empty() { "–".to_owned() } else { names.join(", ") };
+    let mut variables = vec![code(&setting.variable())];
+    variables.extend(setting.variables.iter().map(|variable| code(variable)));
+    let flag: Vec<String> = setting.flag().iter().map(|flag| code(&format!("--{flag}"))).collect();
+    let conf: Vec<String> = setting.conf.iter().map(|key| code(key)).collect();
+    let default = match setting.default {
+        Default::Written(value) => code(value),
+        Default::Found { how, .. } => how.to_owned(),
+    };
+    format!(
+        "| {} | {} | {} | {} | {} | {default} | {} |",
+        code(setting.key),
+        list(flag),
+        list(variables),
+        list(conf),
+        setting.kind.takes(),
+        setting.about
+    )
+}
+
+#[test]
+fn the_reference_has_every_setting_as_it_is() {
+    let reference = include_str!("../../docs/configuration.md");
+    let rows: Vec<&str> = reference.lines().filter(|line| line.starts_with("| `")).collect();
+    let expected: Vec<String> = SETTINGS.iter().map(row).collect();
+    assert_eq!(rows.join("\n"), expected.join("\n"), "the table should be:\n{}", expected.join("\n"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_line_of_a_rabbitmq_conf_makes_the_reader_panic(
+        text in r"(([a-z]{1,4}|listeners|tcp|log|level|loopback_users|heartbeat|\.|\\|é){0,5} ?=? ?['#$():a-z0-9é]{0,8}\n){0,4}"
+    ) {
+        let sources = Sources::default();
+        let environment = super::environment::Environment::of(&sources.environment);
+        let mut lines = super::rabbitmq_conf::Lines::default();
+        let (mut layers, mut remarks) = (super::layers::Layers::default(), Remarks::default());
+        super::rabbitmq_conf::read(&text, "x.conf".as_ref(), &environment, &mut lines, &mut remarks);
+        super::rabbitmq_conf::apply(lines, &mut layers, &mut remarks);
+        super::meaning::resolve(&layers, &sources, &mut remarks);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::settings::Unit;
 use crate::written::Tree;
 
-/// Bytes: `4096`, `"16 MiB"`, `"1GB"`. The units are RabbitMQ's: `k`, `kB`, `M`, `MB` … count in thousands, `Ki`, `KiB` …
-/// in 1024s, in any case (`rabbit_resource_monitor_misc.erl`).
+/// Bytes: `4096`, `"16 MiB"`, `"1GB"`. The units are RabbitMQ's: `k`, `kB`, `M`, `MB` … count in thousands, `Ki`,
+/// `KiB` … in 1024s, in any case (`rabbit_resource_monitor_misc.erl`).
 pub fn bytes(value: &Tree) -> Option<u64> {
     let text = match value {
         Tree::Integer(count) => return u64::try_from(*count).ok(),

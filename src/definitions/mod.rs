@@ -1,8 +1,9 @@
 //! RabbitMQ's definitions: users, virtual hosts, rights and topology as one document.
 //!
-//! One set of types for both notations: JSON, as RabbitMQ 3.8 to 4.3 and LavinMQ export it, and TOML with the same names, for
-//! people. A document is read as a whole before anything of it is used, and everything that is wrong with it is told at once,
-//! with lines. Putting a document into a broker, and taking one out, is the business of whoever holds one.
+//! One set of types for both notations: JSON, as RabbitMQ 3.8 to 4.3 and LavinMQ export it, and TOML with the same
+//! names, for people. A document is read as a whole before anything of it is used, and everything that is wrong with
+//! it is told at once, with lines. Putting a document into a broker, and taking one out, is the business of whoever
+//! holds one.
 
 mod arguments;
 mod check;
@@ -102,13 +103,20 @@ pub struct TopicPermission {
     pub read: String,
 }
 
-/// A runtime parameter, such as a shovel or an operator policy.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// A runtime parameter, such as a shovel or an operator policy. Its value may hold passwords, and doesn't show.
+#[derive(Clone, PartialEq, Serialize)]
 pub struct Parameter {
     pub vhost: String,
     pub component: String,
     pub name: String,
     pub value: Json,
+}
+
+impl std::fmt::Debug for Parameter {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { vhost, component, name, .. } = self;
+        write!(out, "Parameter({component} '{name}' in vhost '{vhost}')")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -187,8 +195,8 @@ pub enum DestinationType {
 pub enum Target<'a> {
     /// Each record to the virtual host that it names.
     Named,
-    /// All of it to this virtual host, as when RabbitMQ imports into one: what the records name doesn't count, and users, virtual
-    /// hosts, rights and global parameters are left out.
+    /// All of it to this virtual host, as when RabbitMQ imports into one: what the records name doesn't count, and
+    /// users, virtual hosts, rights and global parameters are left out.
     Vhost(&'a str),
     /// Nowhere: it is only looked at. An export of one virtual host need not have a name for it then.
     Nowhere,

@@ -17,8 +17,8 @@ use crate::written::{Field, Node, Place, Remark, Remarks, Tree, nearest, read_js
 const NAME_BYTES_MAX: usize = 255;
 
 impl Document {
-    /// The document in a file, by its extension `.json` or `.toml`, with what in it was left aside; or everything that is wrong
-    /// with it.
+    /// The document in a file, by its extension `.json` or `.toml`, with what in it was left aside; or everything that
+    /// is wrong with it.
     pub fn read(path: &Path, target: Target<'_>) -> Result<(Self, Vec<Remark>), Remarks> {
         let whole = |what: String| {
             let mut remarks = Remarks::default();
@@ -189,8 +189,8 @@ impl Reading<'_> {
         records
     }
 
-    /// Whether a queue or exchange is one that clients may declare; the others are there anyway, or belong to connections that
-    /// are gone. RabbitMQ leaves them out as well (`rabbit_definitions.erl`).
+    /// Whether a queue or exchange is one that clients may declare; the others are there anyway, or belong to
+    /// connections that are gone. RabbitMQ leaves them out as well (`rabbit_definitions.erl`).
     fn may_be_declared(&mut self, line: usize, kind: &str, name: &str) -> bool {
         let reserved = name.starts_with("amq.") || (kind == "exchange" && name.is_empty());
         if reserved {

@@ -30,7 +30,7 @@ fn warnings(read: Read) -> Vec<String> {
 /// As RabbitMQ 4.3 writes it.
 const EXPORT_4_3: &str = r#"{
   "rabbit_version": "4.3.6", "rabbitmq_version": "4.3.6", "product_name": "RabbitMQ", "product_version": "4.3.6",
-  "rabbitmq_definition_format": "cluster", "original_cluster_name": "rabbit@hare", "explanation": "Definitions of cluster",
+  "rabbitmq_definition_format": "cluster", "original_cluster_name": "rabbit@hare", "explanation": "Definitions",
   "users": [{"name": "hare", "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
     "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": ["administrator", "management"],
     "limits": {"max-connections": 7, "max-channels": -1}}],
@@ -173,8 +173,8 @@ fn every_mistake_is_told_with_its_line_and_path() {
             "d.json:15: policies[0].definition: must say something",
             "d.json:15: policies[0].pattern: '(?=x)' can't be used as a pattern: look-around, including look-ahead and \
              look-behind, is not supported",
-            "d.json:15: policies[0].apply-to: 'queue' is none of all, exchanges, queues, classic_queues, quorum_queues, \
-             streams (did you mean 'queues'?)",
+            "d.json:15: policies[0].apply-to: 'queue' is none of all, exchanges, queues, classic_queues, \
+             quorum_queues, streams (did you mean 'queues'?)",
             "d.json:15: policies[0].priority: must be an integer, not a string",
             "d.json:4: queues[0].durabel: unknown field (did you mean 'durable'?)",
             "d.json:5: queues[1].name: must be a string, not an integer",
@@ -337,4 +337,19 @@ fn a_folder_stands_for_its_files_by_name() {
     assert_eq!(names, ["a.toml", "b.json"]);
     let file = folder.path().join("b.json");
     assert_eq!(files(&file).unwrap(), [file]);
+}
+
+#[test]
+fn the_example_says_the_same_in_both_notations() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let read = |name: &str| {
+        let (document, warnings) =
+            Document::read(&folder.join(name), Target::Named).map_err(|remarks| panic!("{remarks}")).unwrap();
+        assert_eq!(warnings, []);
+        document
+    };
+    let document = read("definitions.json");
+    assert_eq!(document, read("definitions.toml"));
+    assert_eq!((document.queues.len(), document.bindings.len()), (2, 2));
+    assert!(verify(document.users.first(), "test12"));
 }

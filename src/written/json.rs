@@ -7,8 +7,8 @@ use super::{Field, Node, Place, Remarks, Tree};
 /// How deep objects and lists may nest; definitions need four levels.
 const DEPTH_MAX: usize = 64;
 
-/// A JSON document as a tree, or a remark why it is none. A byte order mark in front is skipped, as RabbitMQ does since
-/// 4.1.4. `path` is only for the remarks.
+/// A JSON document as a tree, or a remark why it is none. A byte order mark in front is skipped, as RabbitMQ does
+/// since 4.1.4. `path` is only for the remarks.
 ///
 /// `serde_json` says whether the text is JSON, and decodes strings and numbers; only the lines are found here.
 pub fn read(text: &str, path: &Path) -> Result<Node, Remarks> {
