@@ -110,6 +110,8 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
     // A packet is sent when there is something to send.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().unwrap_or(peer);
+    // An IPv4 peer of an IPv6 listener is shown as what it is.
+    let [peer, local] = [peer, local].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
     let (socket, half) = stream.into_split();
     let egress = Egress::new(half, broker.config.initial_frame_max);
     let writing = tokio::spawn(Arc::clone(&egress).writing_task());

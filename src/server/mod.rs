@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::definitions::{self, Document};
 use crate::store::OpenError;
 use crate::written::{Place, Remark, Remarks};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,7 +179,17 @@ async fn stop(broker: &Arc<Broker>, accepting: Vec<tokio::task::JoinHandle<()>>)
     }
 }
 
+/// Where there is no IPv6, all addresses are those of IPv4.
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = bind(address);
+    if listener.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+        let fallback = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        return bind(fallback).or(listener);
+    }
+    listener
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
