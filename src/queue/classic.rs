@@ -223,6 +223,8 @@ impl Queue {
                 settled.insert(range.start.max(mark.low_water)..range.end.max(mark.low_water));
             }
         }
+        let settled_end = settled.iter().last().map_or(0, |range| range.end);
+        mark.next = mark.next.max(settled_end).max(mark.low_water);
         let first_block = store.block_at(id, mark.low_water).map_err(|error| error.to_string())?;
         let rows = match (found.settled.first(), found.settled.last()) {
             (Some((first, _)), Some((last, _))) => *first..last + 1,

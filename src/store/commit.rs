@@ -1,7 +1,7 @@
 //! Group commit: one thread, one write, one sync for all queues. While it syncs, the next batch gathers.
 
 use super::keys::{Definition, Row};
-use super::{DEFINITIONS, Durability, MESSAGES, META, SPILL, Store};
+use super::{DEFINITIONS, Durability, MARKS, MESSAGES, META, SPILL, Store};
 use crate::message::Run;
 use rocksdb::{WriteBatch, WriteOptions};
 use rustc_hash::FxHashMap;
@@ -101,16 +101,16 @@ impl Batch<'_> {
     }
 
     pub fn put_mark(&mut self, queue: u64, mark: &[u8]) {
-        self.durable.put_cf(self.store.family(MESSAGES), Row::Mark.key(queue, 0), mark);
+        self.durable.put_cf(self.store.family(MARKS), Row::Mark.key(queue, 0), mark);
     }
 
     /// A row of settled positions.
     pub fn put_settled(&mut self, queue: u64, row: u64, settled: &[u8]) {
-        self.durable.put_cf(self.store.family(MESSAGES), Row::Settled.key(queue, row), settled);
+        self.durable.put_cf(self.store.family(MARKS), Row::Settled.key(queue, row), settled);
     }
 
     pub fn delete_settled(&mut self, queue: u64, row: u64) {
-        self.durable.delete_cf(self.store.family(MESSAGES), Row::Settled.key(queue, row));
+        self.durable.delete_cf(self.store.family(MARKS), Row::Settled.key(queue, row));
     }
 
     fn change(&mut self, change: &Change) {
@@ -121,6 +121,7 @@ impl Batch<'_> {
             Change::DropQueue(queue) => {
                 let (start, end) = (queue.to_be_bytes(), (queue + 1).to_be_bytes());
                 self.durable.delete_range_cf(self.store.family(MESSAGES), start, end);
+                self.durable.delete_range_cf(self.store.family(MARKS), start, end);
                 self.spill.delete_range_cf(self.store.family(SPILL), start, end);
                 self.reclaim.remove(&(*queue, true));
                 self.reclaim.remove(&(*queue, false));

@@ -1,6 +1,6 @@
 //! Keys on disk, in the order the store reads them. A tag once given is never used for anything else.
 
-/// The rows of one queue in the column family `messages`: `| queue: u64 | tag | position or row number: u64 |`.
+/// The rows of one queue in the column families `messages` and `marks`: `| queue: u64 | tag | position or row number: u64 |`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Row {
     /// What is settled, what was delivered, where the queue ends.

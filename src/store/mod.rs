@@ -4,7 +4,9 @@
 //! ([`commit`]); another reads blocks back ([`Store::load`]). Nothing here knows what a queue is: it knows sources of
 //! writes, numbered.
 //!
-//! Column families: `messages` (blocks and marks of durable queues, see [`keys`]), `spill` (blocks of messages that
+//! Column families: `messages` (blocks of durable queues, see [`keys`]), `marks` (what is settled and delivered of them;
+//! apart, since rows that change with every commit would tie all files of blocks together and make RocksDB rewrite
+//! them), `spill` (blocks of messages that
 //! need not survive, written without a log and thrown away at start), `definitions`, `meta`.
 
 pub mod commit;
@@ -92,6 +94,7 @@ impl std::error::Error for OpenError {}
 pub const FORMAT: &str = "1";
 
 const MESSAGES: &str = "messages";
+const MARKS: &str = "marks";
 const SPILL: &str = "spill";
 const DEFINITIONS: &str = "definitions";
 const META: &str = "meta";

@@ -1,6 +1,6 @@
 //! How RocksDB is set up. The figures behind the choices stand in docs/architecture.md.
 
-use super::{DEFINITIONS, FORMAT, MESSAGES, META, OpenError, Options, SPILL};
+use super::{DEFINITIONS, FORMAT, MARKS, MESSAGES, META, OpenError, Options, SPILL};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode};
 use std::path::Path;
 
@@ -53,6 +53,7 @@ pub fn open(options: &Options) -> Result<DB, OpenError> {
     let families = [
         ColumnFamilyDescriptor::new("default", family(small, 2)),
         ColumnFamilyDescriptor::new(MESSAGES, family(options.write_buffer_bytes, 3)),
+        ColumnFamilyDescriptor::new(MARKS, family(small, 2)),
         ColumnFamilyDescriptor::new(SPILL, family(options.write_buffer_bytes, 2)),
         ColumnFamilyDescriptor::new(DEFINITIONS, packed),
         ColumnFamilyDescriptor::new(META, family(small, 2)),

@@ -1,7 +1,7 @@
 //! Reading back: blocks while the broker runs, marks and definitions when it starts.
 
 use super::keys::{Definition, Kind, ROW_BYTES, Row, number};
-use super::{DEFINITIONS, MESSAGES, META, SPILL, Store};
+use super::{DEFINITIONS, MARKS, MESSAGES, META, SPILL, Store};
 use crate::message::Run;
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 use std::ops::Range;
@@ -97,7 +97,7 @@ impl Store {
 
     /// What the disk knows of a queue: its marks, never its messages.
     pub fn recover(&self, queue: u64) -> Result<Recovered, rocksdb::Error> {
-        let family = self.family(MESSAGES);
+        let (family, blocks) = (self.family(MARKS), self.family(MESSAGES));
         let mut found = Recovered { mark: self.db.get_cf(family, Row::Mark.key(queue, 0))?, ..Recovered::default() };
         let start = Row::Settled.key(queue, 0);
         let mut options = ReadOptions::default();
@@ -109,7 +109,7 @@ impl Store {
             }
         }
         let start = Row::Block.key(queue, u64::MAX);
-        if let Some(item) = self.db.iterator_cf(family, IteratorMode::From(&start, Direction::Reverse)).next() {
+        if let Some(item) = self.db.iterator_cf(blocks, IteratorMode::From(&start, Direction::Reverse)).next() {
             let (key, octets) = item?;
             if let Some(last) = number(&key, queue, Row::Block) {
                 found.end = Some(last + u64::from(Run::encoded_count(&octets).unwrap_or(0)));

@@ -840,7 +840,8 @@ impl<T> State<T> {
             self.settled_rows = 0;
             writes.settled_all = Some(Vec::new());
         }
-        if mark != self.mark {
+        // Where the queue ends is seen from its last block: a mark for that alone would cost a row a commit.
+        if (mark.low_water, mark.delivered_below) != (self.mark.low_water, self.mark.delivered_below) {
             writes.mark = Some(mark.clone());
             self.mark = mark;
         }

@@ -48,6 +48,7 @@ impl Disk {
             mark.next = mark.next.max(first + u64::from(run.count()));
         }
         let low = mark.low_water;
+        mark.next = mark.next.max(self.settled.iter().last().map_or(0, |range| range.end)).max(low);
         let settled = self.settled.iter().map(|range| range.start.max(low)..range.end.max(low)).collect();
         let block = self.durable.range(..=low).next_back().filter(|(first, run)| *first + u64::from(run.count()) > low);
         let first = block.or_else(|| self.durable.range(low..).next()).map_or(low, |(first, _)| *first);
