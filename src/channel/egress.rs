@@ -452,17 +452,27 @@ impl Egress {
     pub async fn finish(&self, patience: std::time::Duration) {
         use tokio::io::AsyncWriteExt as _;
         let end = tokio::time::Instant::now() + patience;
-        while self.flush() && !self.broken() {
-            if tokio::time::timeout_at(end, self.writable()).await.is_err() {
+        let mut writer = loop {
+            let taken = self.writer.lock().take();
+            match taken {
+                Some(writer) => break writer,
+                None if tokio::time::Instant::now() >= end => {
+                    self.broken.store(true, Ordering::Release);
+                    return;
+                }
+                // The commit thread or another connection's task is writing, for a moment.
+                None => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
+            }
+        };
+        while self.write(&mut writer) && !self.broken() {
+            if tokio::time::timeout_at(end, writer.half.writable()).await.is_err() {
                 break;
             }
         }
-        let writer = self.writer.lock().take();
-        if let Some(mut writer) = writer {
-            // The peer may be gone already.
-            let _ = writer.half.shutdown().await;
-        }
+        // From here on nobody writes: the half is not put back.
         self.broken.store(true, Ordering::Release);
+        // The peer may be gone already.
+        let _ = writer.half.shutdown().await;
     }
 }
 
