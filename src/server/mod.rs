@@ -69,11 +69,15 @@ async fn serve(config: Arc<Config>) -> ExitCode {
             return ExitCode::from(crate::cli::EXIT_CONFIG);
         }
     };
-    // Ports first: they are the likelier mistake, and cost nothing.
-    let mut listeners = Vec::new();
+    if let Some(address) = config.amqps_listeners.first() {
+        let text = "TLS is not built in yet: take the listener for TLS out of the settings";
+        return fail(crate::cli::EXIT_CONFIG, &format!("{address}: {text}"));
+    }
+    // Ports first: they are the likelier mistake, and cost nothing. Nobody can connect before the data is there.
+    let mut sockets = Vec::new();
     for &address in &config.amqp_listeners {
-        match listen(address) {
-            Ok(listener) => listeners.push(listener),
+        match bind(address) {
+            Ok(socket) => sockets.push(socket),
             Err(error) => {
                 return fail(
                     exit::PORT,
@@ -107,7 +111,11 @@ async fn serve(config: Arc<Config>) -> ExitCode {
         }
     }
     let mut accepting = Vec::new();
-    for listener in listeners {
+    for socket in sockets {
+        let listener = match socket.listen(BACKLOG) {
+            Ok(listener) => listener,
+            Err(error) => return fail(exit::PORT, &format!("can't listen: {error}")),
+        };
         if let Ok(address) = listener.local_addr() {
             tracing::info!("started TCP listener on {address}");
         }
@@ -177,21 +185,19 @@ async fn stop(broker: &Arc<Broker>, accepting: Vec<tokio::task::JoinHandle<()>>)
     }
 }
 
-/// Where there is no IPv6, all addresses are those of IPv4.
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = bind(address);
-    if listener.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
-        let fallback = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-        return bind(fallback).or(listener);
+/// Takes an address. Where there is no IPv6, all addresses are those of IPv4.
+fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let exactly = |address: SocketAddr| {
+        let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    let socket = exactly(address);
+    if socket.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+        return exactly(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()))).or(socket);
     }
-    listener
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket
 }
 
 async fn accept(listener: TcpListener, broker: Arc<Broker>) {
