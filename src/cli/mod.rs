@@ -4,6 +4,7 @@
 //! help says what the reference says; what they mean is decided in `config`.
 
 mod check;
+mod perf;
 mod serve;
 
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    Perf(perf::Perf),
 }
 
 /// Reads the process's arguments and does what they say. `serve` runs the broker until it's told to stop; the warnings
@@ -55,6 +57,7 @@ pub fn run(serve: fn(Config, Vec<Remark>) -> ExitCode) -> ExitCode {
             }
         },
         Command::Check { files } => check::run(&files),
+        Command::Perf(perf) => perf::run(&perf),
     }
 }
 
@@ -69,7 +72,7 @@ mod tests {
         let cli = Cli::try_parse_from(std::iter::once(&"leveret").chain(arguments)).unwrap();
         match cli.command.unwrap_or(Command::Serve(cli.serve)) {
             Command::Serve(arguments) => arguments.sources(),
-            Command::Check { .. } => panic!("not serve"),
+            Command::Check { .. } | Command::Perf(_) => panic!("not serve"),
         }
     }
 
