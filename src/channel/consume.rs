@@ -47,6 +47,10 @@ impl Settlements {
         self.ranges.push((settled.queue, settled.consumer, positions, outcome));
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     pub fn hand_over(&mut self, cx: &mut Context) {
         for (queue, consumer, range, outcome) in self.ranges.drain(..) {
             match outcome {

@@ -52,6 +52,8 @@ pub struct Context {
     pub limits: Limits,
     /// Replies of this read, not yet given to the egress.
     pub frames: Vec<u8>,
+    /// What must be on disk before they are. At most one read's requests.
+    pub unsafe_until: Vec<Committed>,
     pub acts: Acts,
     /// Queues that end with the connection.
     pub exclusive: Vec<Arc<Queue>>,
@@ -84,11 +86,22 @@ impl Context {
         self.egress.pump();
     }
 
-    /// Waits until a change of definitions is on disk.
-    async fn safe(&mut self, committed: Option<Committed>) -> Result<(), Refusal> {
-        let Some(committed) = committed else { return Ok(()) };
-        self.act();
-        committed.await.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))
+    /// What follows is told only once a change of definitions is on disk.
+    fn after(&mut self, committed: Option<Committed>) {
+        self.unsafe_until.extend(committed);
+    }
+
+    /// Waits until everything that the replies so far promise is on disk. To be called before they are sent; many
+    /// requests of one read so wait for one sync.
+    pub async fn safe(&mut self) -> Result<(), Refusal> {
+        if self.unsafe_until.is_empty() {
+            return Ok(());
+        }
+        std::mem::take(&mut self.acts).run();
+        for committed in std::mem::take(&mut self.unsafe_until) {
+            committed.await.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))?;
+        }
+        Ok(())
     }
 }
 
@@ -132,6 +145,10 @@ impl Channel {
         !matches!(self.assembly, Assembly::Method)
     }
 
+    fn has_gathered(&self) -> bool {
+        !self.publisher.is_empty() || !self.settlements.is_empty()
+    }
+
     /// Hands over what was gathered: messages to their queues, then acknowledgements.
     pub fn hand_over(&mut self, context: &mut Context) {
         if let Some(tx) = &mut self.tx {
@@ -156,6 +173,10 @@ impl Channel {
 
     /// A method other than basic.publish and the acknowledgements.
     pub async fn method(&mut self, class: AMQPClass, id: Id, cx: &mut Context) -> Result<(), Fault> {
+        // Changes of the topology are answered together at the end of the read; anything else waits for them.
+        if !matches!(class, AMQPClass::Exchange(_) | AMQPClass::Queue(_)) || self.has_gathered() {
+            cx.safe().await.map_err(|refusal| Fault::refused(refusal, id))?;
+        }
         self.hand_over(cx);
         let number = self.number;
         let outcome = match class {

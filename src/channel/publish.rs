@@ -91,6 +91,10 @@ fn add(sequence: &mut Vec<Range<u64>>, number: u64) {
 }
 
 impl Publisher {
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.unrouted.is_empty()
+    }
+
     /// Adds a message to the run of its queues.
     fn pack(
         &mut self,

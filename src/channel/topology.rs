@@ -25,7 +25,7 @@ impl Channel {
                 arguments: declare.arguments,
             };
             let (_, committed) = vhost.declare_exchange(&cx.actor, declare.exchange.as_str(), &wish)?;
-            cx.safe(committed).await?;
+            cx.after(committed);
         }
         self.exchange_reply(declare.nowait, exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}), cx)
     }
@@ -33,7 +33,7 @@ impl Channel {
     pub(super) async fn exchange_delete(&mut self, delete: &exchange::Delete, cx: &mut Context) -> Result<(), Refusal> {
         let vhost = Arc::clone(&cx.vhost);
         let ((), committed) = vhost.delete_exchange(&cx.actor, delete.exchange.as_str(), delete.if_unused)?;
-        cx.safe(committed).await?;
+        cx.after(committed);
         self.exchange_reply(delete.nowait, exchange::AMQPMethod::DeleteOk(exchange::DeleteOk {}), cx)
     }
 
@@ -45,7 +45,7 @@ impl Channel {
         };
         let vhost = Arc::clone(&cx.vhost);
         let ((), committed) = vhost.bind(&cx.actor, bind.source.as_str(), binding)?;
-        cx.safe(committed).await?;
+        cx.after(committed);
         self.exchange_reply(bind.nowait, exchange::AMQPMethod::BindOk(exchange::BindOk {}), cx)
     }
 
@@ -57,7 +57,7 @@ impl Channel {
         };
         let vhost = Arc::clone(&cx.vhost);
         let ((), committed) = vhost.unbind(&cx.actor, unbind.source.as_str(), &binding)?;
-        cx.safe(committed).await?;
+        cx.after(committed);
         self.exchange_reply(unbind.nowait, exchange::AMQPMethod::UnbindOk(exchange::UnbindOk {}), cx)
     }
 
@@ -77,7 +77,7 @@ impl Channel {
                 cx.exclusive.retain(|queue| queue.alive());
                 cx.exclusive.push(Arc::clone(&queue));
             }
-            cx.safe(committed).await?;
+            cx.after(committed);
             (queue, counts)
         };
         let name = &queue.identity.name;
@@ -94,7 +94,7 @@ impl Channel {
         let binding = self.queue_binding(bind.queue.as_str(), bind.routing_key.as_str(), bind.arguments)?;
         let vhost = Arc::clone(&cx.vhost);
         let ((), committed) = vhost.bind(&cx.actor, bind.exchange.as_str(), binding)?;
-        cx.safe(committed).await?;
+        cx.after(committed);
         self.queue_reply(bind.nowait, queue::AMQPMethod::BindOk(queue::BindOk {}), cx)
     }
 
@@ -102,7 +102,7 @@ impl Channel {
         let binding = self.queue_binding(unbind.queue.as_str(), unbind.routing_key.as_str(), unbind.arguments)?;
         let vhost = Arc::clone(&cx.vhost);
         let ((), committed) = vhost.unbind(&cx.actor, unbind.exchange.as_str(), &binding)?;
-        cx.safe(committed).await?;
+        cx.after(committed);
         self.queue_reply(false, queue::AMQPMethod::UnbindOk(queue::UnbindOk {}), cx)
     }
 
@@ -125,9 +125,10 @@ impl Channel {
         let name = self.queue_name(delete.queue.as_str())?;
         let vhost = Arc::clone(&cx.vhost);
         // Replies before it go out before the consumers' cancellations.
+        cx.safe().await?;
         cx.flush();
         let (count, committed) = vhost.delete_queue(&cx.actor, &name, delete.if_unused, delete.if_empty)?;
-        cx.safe(committed).await?;
+        cx.after(committed);
         let ok = queue::DeleteOk { message_count: u32::try_from(count).unwrap_or(u32::MAX) };
         self.queue_reply(delete.nowait, queue::AMQPMethod::DeleteOk(ok), cx)
     }

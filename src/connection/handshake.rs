@@ -161,6 +161,7 @@ impl Connection {
                 frame_max: self.frame_max,
             },
             frames: Vec::new(),
+            unsafe_until: Vec::new(),
             acts: Acts::default(),
             exclusive: Vec::new(),
         };

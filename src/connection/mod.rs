@@ -219,19 +219,23 @@ impl Connection {
         }
         buffer.octets = octets;
         buffer.consume(at);
-        self.hand_over();
+        self.hand_over(outcome.is_ok()).await?;
         outcome?;
         self.throttle().await;
         Ok(())
     }
 
     /// Gives the house what this read brought, and the client its answers.
-    fn hand_over(&mut self) {
+    async fn hand_over(&mut self, wait: bool) -> Outcomes<()> {
         if let State::Running(session) = &mut self.state {
+            if wait && let Err(refusal) = session.cx.safe().await {
+                return Err(End::Close(Fault::new(refusal.reply_code(), refusal.text, (0, 0))));
+            }
             session.hand_over();
         } else {
             self.egress.pump();
         }
+        Ok(())
     }
 
     /// Waits for those below: the disk, and the client's own reading.
@@ -371,6 +375,10 @@ impl Connection {
     async fn end_session(&mut self) {
         let State::Running(session) = std::mem::replace(&mut self.state, State::Closing) else { return };
         let Session { mut cx, channels, .. } = *session;
+        if cx.safe().await.is_err() {
+            // Never promised: it is not on disk.
+            cx.frames.clear();
+        }
         for slot in channels.into_values() {
             if let Slot::Open(channel) = slot {
                 channel.close(&mut cx);
@@ -552,6 +560,7 @@ impl Session {
                         Err(Fault::new(ReplyCode::ChannelError, "second 'channel.open' seen", id))
                     }
                     AMQPClass::Channel(channel::AMQPMethod::Close(_)) => {
+                        self.safe().await?;
                         self.close_channel(number);
                         self.channels.remove(&number);
                         let ok = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
@@ -568,12 +577,19 @@ impl Session {
             Err(fault) if fault.code.closes_connection() => Err(Wrong::Connection(fault)),
             Err(fault) => {
                 tracing::warn!("channel {number}: {}", fault.code.text(&fault.text));
+                self.safe().await?;
                 self.close_channel(number);
                 write_close(&mut self.cx.frames, number, &fault);
                 self.channels.insert(number, Slot::Closing);
                 Ok(())
             }
         }
+    }
+
+    /// What the replies so far promise is on disk.
+    async fn safe(&mut self) -> Result<(), Wrong> {
+        let safe = self.cx.safe().await;
+        safe.map_err(|refusal| Wrong::Connection(Fault::new(refusal.reply_code(), refusal.text, (0, 0))))
     }
 
     fn close_channel(&mut self, number: u16) {

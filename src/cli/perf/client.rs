@@ -10,7 +10,8 @@ use std::time::Duration;
 
 /// How long a broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
-const READ_BYTES: usize = 256 << 10;
+/// The read buffer grows from and to this, while reads fill it.
+const READ_BYTES: std::ops::Range<usize> = 8 << 10..256 << 10;
 
 /// Why a measurement ended early.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ pub struct Reader {
 
 impl Reader {
     fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: vec![0; READ_BYTES], start: 0, end: 0 }
+        Self { stream, buffer: vec![0; READ_BYTES.start], start: 0, end: 0 }
     }
 
     /// The frames that are there, at least one; `each` says whether to go on.
@@ -96,6 +97,9 @@ impl Reader {
             0 => Err(Failure::Broken("the broker closed the socket".into())),
             count => {
                 self.end += count;
+                if self.end == self.buffer.len() && self.end < READ_BYTES.end {
+                    self.buffer.resize(2 * self.end, 0);
+                }
                 Ok(())
             }
         }
