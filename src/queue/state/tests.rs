@@ -389,3 +389,32 @@ proptest! {
         prop_assert_eq!(harness.drain_all(false), expected);
     }
 }
+
+#[test]
+fn acknowledgements_in_any_order_reach_messages_that_left_memory() {
+    let mut harness = Harness::new(100_000);
+    for _ in 0..100 {
+        harness.step(Step::Publish { count: 200, persistent: true, bytes: 40 });
+        harness.step(Step::Take);
+        harness.step(Step::Stored);
+    }
+    while harness.held.len() < 3000 {
+        harness.step(Step::Get { no_ack: false });
+        harness.step(Step::Load);
+        harness.step(Step::Take);
+        harness.step(Step::Stored);
+    }
+    for at in (0..3000).rev() {
+        harness.step(Step::Settle { at, requeue: at % 3 == 0 });
+        harness.step(Step::Take);
+        harness.step(Step::Stored);
+    }
+    harness.step(Step::Consume { prefetch: 0, no_ack: true });
+    for _ in 0..2000 {
+        harness.step(Step::Written);
+        harness.step(Step::Load);
+        harness.step(Step::Take);
+        harness.step(Step::Stored);
+    }
+    assert_eq!(harness.count(Fate::Ready), 0);
+}
