@@ -158,8 +158,14 @@ impl Store {
         let commit = Arc::clone(&store);
         let read = Arc::clone(&store);
         let threads = [
-            std::thread::Builder::new().name("commit".into()).spawn(move || commit.commit_loop()).map_err(io)?,
-            std::thread::Builder::new().name("read".into()).spawn(move || read.read_loop(&requests)).map_err(io)?,
+            std::thread::Builder::new()
+                .name("commit".into())
+                .spawn(move || guarded(|| commit.commit_loop()))
+                .map_err(io)?,
+            std::thread::Builder::new()
+                .name("read".into())
+                .spawn(move || guarded(|| read.read_loop(&requests)))
+                .map_err(io)?,
         ];
         store.threads.lock().extend(threads);
         Ok(store)
@@ -238,6 +244,18 @@ impl Store {
         self.db.cf_handle(name).expect("opened with all column families")
     }
 }
+
+/// Runs a thread that the broker can't do without: if it panics, the process ends. Going on would leave everybody
+/// waiting for ever; what was confirmed is on disk.
+fn guarded(work: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+        tracing::error!("a broken invariant ended a thread of the store; the broker stops, nothing confirmed is lost");
+        std::process::exit(EXIT_BROKEN);
+    }
+}
+
+/// EX_SOFTWARE of sysexits.h.
+const EXIT_BROKEN: i32 = 70;
 
 /// Whether a folder holds a broker's data.
 pub fn exists(folder: &Path) -> bool {
