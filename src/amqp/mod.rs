@@ -22,3 +22,10 @@ pub const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 
 /// The class id of `basic`, the only class that carries content.
 pub const BASIC: u16 = 60;
+
+/// A text as a short string for `amq-protocol`; what does not fit is cut.
+pub fn short(text: &str) -> amq_protocol::types::ShortString {
+    let mut text = text.to_owned();
+    reply_code::truncate(&mut text, 255);
+    text.as_str().into()
+}

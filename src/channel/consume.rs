@@ -124,7 +124,7 @@ impl Channel {
         }
         cx.egress.add_consumer(self.number, key, Arc::clone(&tag), Arc::clone(&queue), consume.no_ack);
         if !consume.nowait {
-            let ok = basic::ConsumeOk { consumer_tag: super::short(&tag) };
+            let ok = basic::ConsumeOk { consumer_tag: crate::amqp::short(&tag) };
             cx.reply(self.number, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)));
         }
         // The answer goes before the first delivery.

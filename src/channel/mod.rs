@@ -10,6 +10,7 @@ pub mod publish;
 pub mod topology;
 pub mod tx;
 
+use crate::amqp;
 use crate::amqp::method::{self, Id};
 use crate::amqp::{ReplyCode, frame};
 use crate::queue::Queue;
@@ -258,18 +259,11 @@ fn unimplemented_method() -> Refusal {
 pub fn write_close(out: &mut Vec<u8>, number: u16, fault: &Fault) {
     let close = channel::Close {
         reply_code: fault.code.number(),
-        reply_text: short(&fault.code.text(&fault.text)),
+        reply_text: amqp::short(&fault.code.text(&fault.text)),
         class_id: fault.id.0,
         method_id: fault.id.1,
     };
     method::write(out, number, &AMQPClass::Channel(channel::AMQPMethod::Close(close)));
-}
-
-/// A text as a short string; what does not fit is cut.
-pub fn short(text: &str) -> amq_protocol::types::ShortString {
-    let mut text = text.to_owned();
-    crate::amqp::reply_code::truncate(&mut text, 255);
-    text.as_str().into()
 }
 
 const _: () = assert!(frame::MIN_FRAME_MAX as usize > 2 * frame::OVERHEAD_BYTES);

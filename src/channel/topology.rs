@@ -83,7 +83,7 @@ impl Channel {
         let name = &queue.identity.name;
         self.last_queue = Some(Arc::clone(name));
         let ok = queue::DeclareOk {
-            queue: super::short(name),
+            queue: crate::amqp::short(name),
             message_count: u32::try_from(counts.ready).unwrap_or(u32::MAX),
             consumer_count: u32::try_from(counts.consumers).unwrap_or(u32::MAX),
         };

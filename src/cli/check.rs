@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::EXIT_CONFIG;
+use crate::config::EXIT_CONFIG;
 use crate::config::{Config, Sources};
 use crate::definitions::{Document, SECTIONS, Target};
 use crate::written::{Remark, Remarks, Tree, read_toml};

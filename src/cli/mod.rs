@@ -12,11 +12,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, EXIT_CONFIG};
 use crate::written::Remark;
-
-/// What a process ends with when its configuration is wrong: `EX_CONFIG` of sysexits.h, as RabbitMQ's tools do.
-pub const EXIT_CONFIG: u8 = 78;
 
 /// An AMQP 0-9-1 message broker that RabbitMQ's clients and tools can talk to.
 #[derive(Debug, Parser)]

@@ -1,7 +1,7 @@
 //! Sockets in, connections out: bind, accept, stop.
 
 use crate::broker::{Broker, StartError};
-use crate::config::Config;
+use crate::config::{Config, EXIT_CONFIG};
 use crate::definitions::{self, Document};
 use crate::store::OpenError;
 use crate::written::{Place, Remark, Remarks};
@@ -66,12 +66,12 @@ async fn serve(config: Arc<Config>) -> ExitCode {
         Ok(documents) => documents,
         Err(remarks) => {
             eprint!("{remarks}");
-            return ExitCode::from(crate::cli::EXIT_CONFIG);
+            return ExitCode::from(EXIT_CONFIG);
         }
     };
     if let Some(address) = config.amqps_listeners.first() {
         let text = "TLS is not built in yet: take the listener for TLS out of the settings";
-        return fail(crate::cli::EXIT_CONFIG, &format!("{address}: {text}"));
+        return fail(EXIT_CONFIG, &format!("{address}: {text}"));
     }
     // Ports first: they are the likelier mistake, and cost nothing. Nobody can connect before the data is there.
     let mut sockets = Vec::new();
@@ -107,7 +107,7 @@ async fn serve(config: Arc<Config>) -> ExitCode {
     for document in &documents {
         if let Err(text) = load(&broker, document).await {
             broker.close();
-            return fail(crate::cli::EXIT_CONFIG, &format!("definitions: {text}"));
+            return fail(EXIT_CONFIG, &format!("definitions: {text}"));
         }
     }
     let mut accepting = Vec::new();

@@ -130,8 +130,8 @@ pub fn connections(options: &Connections) -> Outcome<()> {
 }
 
 pub fn queues(options: &Queues) -> Outcome<()> {
-    let prefix = crate::vhost::declare::generated("perf-");
-    let name = |number: u32| crate::channel::short(&format!("{prefix}-{number}"));
+    let prefix = super::unique_name();
+    let name = |number: u32| crate::amqp::short(&format!("{prefix}-{number}"));
     let declare = |number: u32| {
         let declare = queue::Declare { queue: name(number), durable: options.durable, ..queue::Declare::default() };
         AMQPClass::Queue(queue::AMQPMethod::Declare(declare))
@@ -145,8 +145,8 @@ pub fn queues(options: &Queues) -> Outcome<()> {
 }
 
 pub fn bindings(options: &Bindings) -> Outcome<()> {
-    let name = crate::vhost::declare::generated("perf-");
-    let short = crate::channel::short;
+    let name = super::unique_name();
+    let short = crate::amqp::short;
     let mut control = Client::connect(&options.common.uri)?;
     let declare = exchange::Declare {
         exchange: short(&name),

@@ -186,7 +186,7 @@ impl Client {
         let mut out = Vec::new();
         let tune_ok = M::TuneOk(connection::TuneOk { channel_max, frame_max, heartbeat: 0 });
         method::write(&mut out, 0, &AMQPClass::Connection(tune_ok));
-        let open = M::Open(connection::Open { virtual_host: crate::channel::short(&uri.vhost) });
+        let open = M::Open(connection::Open { virtual_host: crate::amqp::short(&uri.vhost) });
         method::write(&mut out, 0, &AMQPClass::Connection(open));
         self.stream.write_all(&out)?;
         self.reader.method()?;

@@ -50,6 +50,12 @@ struct Common {
     quiet: bool,
 }
 
+/// A name no other run has.
+fn unique_name() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("perf-{}-{}", std::process::id(), now.as_micros())
+}
+
 /// The broker can't be reached: EX_UNAVAILABLE of sysexits.h.
 const EXIT_UNREACHABLE: u8 = 69;
 

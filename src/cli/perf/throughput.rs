@@ -168,7 +168,7 @@ pub fn run(options: &Options) -> Outcome<()> {
     let rss = meter.rss();
     if options.queue.is_none() {
         for name in &names {
-            let delete = queue::Delete { queue: crate::channel::short(name), ..queue::Delete::default() };
+            let delete = queue::Delete { queue: crate::amqp::short(name), ..queue::Delete::default() };
             control.request(1, &AMQPClass::Queue(queue::AMQPMethod::Delete(delete)))?;
         }
     }
@@ -210,7 +210,7 @@ pub fn run(options: &Options) -> Outcome<()> {
 }
 
 fn names(options: &Options) -> Vec<String> {
-    let base = options.queue.clone().unwrap_or_else(|| crate::vhost::declare::generated("perf-"));
+    let base = options.queue.clone().unwrap_or_else(super::unique_name);
     match options.queue_count {
         0 | 1 => vec![base],
         count => (1..=count).map(|number| format!("{base}-{number}")).collect(),
@@ -221,8 +221,8 @@ fn declare(control: &mut Client, options: &Options, names: &[String]) -> Outcome
     let arguments = arguments(&options.queue_args)?;
     if let Some(kind) = &options.exchange_type {
         let declare = exchange::Declare {
-            exchange: crate::channel::short(&options.exchange),
-            kind: crate::channel::short(kind),
+            exchange: crate::amqp::short(&options.exchange),
+            kind: crate::amqp::short(kind),
             durable: options.queue_durable,
             ..exchange::Declare::default()
         };
@@ -230,7 +230,7 @@ fn declare(control: &mut Client, options: &Options, names: &[String]) -> Outcome
     }
     for name in names {
         let declare = queue::Declare {
-            queue: crate::channel::short(name),
+            queue: crate::amqp::short(name),
             durable: options.queue_durable,
             arguments: arguments.clone(),
             ..queue::Declare::default()
@@ -238,9 +238,9 @@ fn declare(control: &mut Client, options: &Options, names: &[String]) -> Outcome
         control.request(1, &AMQPClass::Queue(queue::AMQPMethod::Declare(declare)))?;
         if !options.exchange.is_empty() {
             let bind = queue::Bind {
-                queue: crate::channel::short(name),
-                exchange: crate::channel::short(&options.exchange),
-                routing_key: crate::channel::short(options.routing_key.as_ref().unwrap_or(name)),
+                queue: crate::amqp::short(name),
+                exchange: crate::amqp::short(&options.exchange),
+                routing_key: crate::amqp::short(options.routing_key.as_ref().unwrap_or(name)),
                 ..queue::Bind::default()
             };
             control.request(1, &AMQPClass::Queue(queue::AMQPMethod::Bind(bind)))?;
@@ -262,7 +262,7 @@ fn arguments(pairs: &[String]) -> Outcome<Table> {
             (_, "false") => Value::Boolean(false),
             _ => Value::LongString(value.into()),
         };
-        table.insert(crate::channel::short(name), value);
+        table.insert(crate::amqp::short(name), value);
     }
     Ok(table)
 }
@@ -540,7 +540,7 @@ fn consumer(run: &Arc<Run>, queue: String) -> Outcome<JoinHandle<Outcome<()>>> {
         client.basic(basic::AMQPMethod::Qos(basic::Qos { prefetch_count: options.prefetch, global: false }))?;
     }
     let consume = basic::Consume {
-        queue: crate::channel::short(&queue),
+        queue: crate::amqp::short(&queue),
         no_ack: options.ack_every == 0,
         ..basic::Consume::default()
     };
