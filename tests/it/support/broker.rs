@@ -1,0 +1,234 @@
+//! A broker process of one's own.
+
+use super::{PATIENCE, eventually};
+use parking_lot::Mutex;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A running broker with a temporary data folder. Killed when dropped; its log is shown if the test fails,
+/// and a panic in it fails the test.
+pub struct Broker {
+    process: Child,
+    folder: Arc<TempDir>,
+    flags: Vec<String>,
+    port: u16,
+    log: Log,
+    errors: Log,
+}
+
+/// The lines on standard output or standard error so far.
+type Log = Arc<Mutex<Vec<String>>>;
+
+/// A broker that ended instead of serving.
+#[derive(Debug)]
+pub struct Refused {
+    pub exit_code: Option<i32>,
+    /// What stands on standard error.
+    pub text: String,
+}
+
+impl Broker {
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With more flags.
+    pub fn with(flags: &[&str]) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::on(folder, flags, 0).unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
+    }
+
+    /// With a file of settings, for those that are no flags.
+    pub fn with_config(toml: &str) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let file = folder.path().join("leveret.toml");
+        std::fs::write(&file, toml).unwrap();
+        let flags = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
+        Self::on(folder, flags, 0).unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
+    }
+
+    fn on(folder: Arc<TempDir>, flags: Vec<String>, port: u16) -> Result<Self, Refused> {
+        let mut process = command(folder.path(), port).args(&flags).spawn().unwrap();
+        let (log, errors) = (Log::default(), Log::default());
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let keep = Arc::clone(&errors);
+        let reading = std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| keep.lock().push(line)));
+        let (told, ports) = mpsc::channel();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let keep = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, port)) = line.split_once("started TCP listener on 127.0.0.1:") {
+                    // Nobody waits any more if the test is over.
+                    let _ = told.send(port.trim().parse().unwrap());
+                }
+                keep.lock().push(line);
+            }
+        });
+        match ports.recv_timeout(PATIENCE) {
+            Ok(port) => Ok(Self { process, folder, flags, port, log, errors }),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let exit_code = end(&mut process).code();
+                reading.join().unwrap();
+                Err(Refused { exit_code, text: errors.lock().join("\n") })
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let _ = process.kill();
+                panic!("no listener in time; the log: {:?}", log.lock());
+            }
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn uri(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// As from power loss, but that the operating system lives on.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Asks for an end, and waits for it.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Asks for an end.
+    pub fn terminate(&self) {
+        let id = i32::try_from(self.process.id()).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::TERM)
+            .unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the broker's end", || self.process.try_wait().unwrap())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    /// Starts it again on the same folder and port, after [`Broker::kill`] or [`Broker::stop`].
+    pub fn restart(&mut self) {
+        self.try_restart().unwrap_or_else(|refused| panic!("the broker does not start again: {refused:?}"));
+    }
+
+    pub fn try_restart(&mut self) -> Result<(), Refused> {
+        assert!(!self.is_running());
+        let (folder, flags) = (Arc::clone(&self.folder), self.flags.clone());
+        let mut next = Self::on(Arc::clone(&folder), flags.clone(), self.port);
+        if next.as_ref().is_err_and(|refused| refused.exit_code == Some(i32::from(leveret::server::exit::PORT))) {
+            // Some client was given the port for its own end meanwhile.
+            next = Self::on(folder, flags, 0);
+        }
+        *self = next?;
+        Ok(())
+    }
+
+    /// Starts again with other flags.
+    pub fn restart_with(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.restart();
+    }
+
+    /// A second broker that is meant to end at once: on `folder` and `port`.
+    pub fn refused(folder: &Path, port: u16) -> Refused {
+        refusal(command(folder, port).spawn().unwrap())
+    }
+
+    /// A broker process on `folder` that nobody waits for.
+    pub fn launch(folder: &Path) -> Child {
+        command(folder, 0).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    /// What stands on standard error; a panic does.
+    pub fn errors(&self) -> Vec<String> {
+        self.errors.lock().clone()
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().clone()
+    }
+
+    /// Memory that the process holds, octets.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// The most memory that the process ever held, octets.
+    pub fn resident_bytes_max(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            for (name, lines) in [("log", &self.log), ("standard error", &self.errors)] {
+                let lines = lines.lock();
+                let from = lines.len().saturating_sub(40);
+                eprintln!("the broker's {name} ends with:\n{}", lines[from..].join("\n"));
+            }
+        } else {
+            let errors = self.errors.lock();
+            assert!(errors.is_empty(), "the broker panicked:\n{}", errors.join("\n"));
+        }
+    }
+}
+
+fn command(folder: &Path, port: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+    // Variables of whoever runs the tests must not configure the broker.
+    command.env_clear().env("RUST_BACKTRACE", "1").arg("--data-dir").arg(folder);
+    command.args(["--bind", "127.0.0.1", "--http-port", "none", "--metrics-port", "none", "--amqp-port"]);
+    command.arg(port.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits for a process that must end by itself.
+fn end(process: &mut Child) -> ExitStatus {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > end {
+            let _ = process.kill();
+            panic!("a broker that should have been refused runs");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn refusal(mut process: Child) -> Refused {
+    let exit_code = end(&mut process).code();
+    let mut text = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    Refused { exit_code, text }
+}
