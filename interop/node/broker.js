@@ -1,0 +1,78 @@
+'use strict';
+// A broker process for a script, and the bookkeeping of its checks.
+
+const { spawn } = require('node:child_process');
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const readline = require('node:readline');
+
+class Broker {
+  constructor() {
+    this.folder = fs.mkdtempSync(path.join(os.tmpdir(), 'interop-'));
+    this.port = 0;
+  }
+
+  start() {
+    const flags = ['--data-dir', this.folder, '--bind', '127.0.0.1', '--amqp-port', `${this.port}`,
+      '--http-port', 'none', '--metrics-port', 'none'];
+    this.process = spawn(process.env.LEVERET, flags, { stdio: ['ignore', 'pipe', 'inherit'] });
+    this.ended = new Promise((resolve) => this.process.once('exit', resolve));
+    return new Promise((resolve, reject) => {
+      this.process.once('exit', () => reject(new Error('the broker did not start')));
+      readline.createInterface({ input: this.process.stdout }).on('line', (line) => {
+        const found = /started TCP listener on 127\.0\.0\.1:(\d+)/.exec(line);
+        if (found) {
+          this.port = Number(found[1]);
+          resolve();
+        }
+      });
+    });
+  }
+
+  get uri() {
+    return `amqp://guest:guest@127.0.0.1:${this.port}/%2f?heartbeat=0`;
+  }
+
+  async kill() {
+    this.process.kill('SIGKILL');
+    await this.ended;
+  }
+
+  async close() {
+    await this.kill();
+    fs.rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+const PATIENCE = 60_000;
+
+class Checks {
+  constructor(client) {
+    this.client = client;
+    this.failed = 0;
+  }
+
+  async run(name, check) {
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error('no end in time')), PATIENCE);
+    });
+    try {
+      await Promise.race([check(), late]);
+      console.log(`passed ${this.client}: ${name}`);
+    } catch (error) {
+      this.failed += 1;
+      console.error(error);
+      console.log(`FAILED ${this.client}: ${name}: ${error.message}`);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  end() {
+    process.exitCode = this.failed ? 1 : 0;
+  }
+}
+
+module.exports = { Broker, Checks };

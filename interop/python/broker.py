@@ -1,0 +1,78 @@
+"""A broker process for a script, and the bookkeeping of its checks."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+
+class Broker:
+    def __init__(self):
+        self.folder = tempfile.mkdtemp()
+        self.port = 0
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [os.environ["LEVERET"], "--data-dir", self.folder, "--bind", "127.0.0.1", "--amqp-port", str(self.port),
+             "--http-port", "none", "--metrics-port", "none"],
+            stdout=subprocess.PIPE, text=True)
+        for line in self.process.stdout:
+            found = re.search(r"started TCP listener on 127\.0\.0\.1:(\d+)", line)
+            if found:
+                self.port = int(found[1])
+                break
+        else:
+            raise SystemExit("the broker did not start")
+        # A full pipe would hold up the broker.
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+
+    @property
+    def uri(self):
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/%2f"
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def close(self):
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Checks:
+    """Runs a client's checks one after the other and says how each went."""
+
+    def __init__(self, client):
+        self.client = client
+        self.failed = 0
+
+    def run(self, name, check):
+        try:
+            check()
+            print(f"passed {self.client}: {name}", flush=True)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            self.failed += 1
+            traceback.print_exc()
+            print(f"FAILED {self.client}: {name}: {error!r}", flush=True)
+
+    def end(self):
+        sys.exit(1 if self.failed else 0)
+
+
+def eventually(probe, patience=60):
+    """Looks again and again until the probe finds something."""
+    end = time.monotonic() + patience
+    while True:
+        found = probe()
+        if found:
+            return found
+        assert time.monotonic() < end, "never came about"
+        time.sleep(0.02)
