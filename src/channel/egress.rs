@@ -119,6 +119,14 @@ struct Consumer {
     bytes: usize,
 }
 
+/// Deliveries that have left for the socket, to tell their queue of.
+struct Written {
+    queue: Arc<Queue>,
+    consumer: ConsumerKey,
+    messages: u32,
+    bytes: usize,
+}
+
 /// Deliveries next to each other, not yet acknowledged.
 #[derive(Debug, Clone)]
 pub struct Unacked {
@@ -359,7 +367,7 @@ impl Egress {
 
     /// Cuts frames for what is in the inbox, up to about [`WRITE_BYTES`].
     fn cut(&self, out: &mut Vec<u8>) {
-        let mut acts = Acts::default();
+        let mut written = Vec::new();
         let mut confirming: Vec<u16> = Vec::new();
         let mut sent = self.sent.lock();
         let frame_max = sent.frame_max;
@@ -375,7 +383,7 @@ impl Egress {
                 }
                 Item::Deliver { channel, mut delivery } => {
                     let Some(state) = sent.channels.get_mut(&channel) else { continue };
-                    let done = state.deliver(out, channel, &delivery, frame_max, &mut acts);
+                    let done = state.deliver(out, channel, &delivery, frame_max, &mut written);
                     if done < delivery.count {
                         delivery.index += done;
                         delivery.first += u64::from(done);
@@ -425,6 +433,10 @@ impl Egress {
             }
         }
         drop(sent);
+        let mut acts = Acts::default();
+        for Written { queue, consumer, messages, bytes } in written {
+            queue.written(consumer, messages, bytes, &mut acts);
+        }
         acts.run_aside();
     }
 
@@ -506,7 +518,7 @@ impl Channel {
         channel: u16,
         delivery: &Delivery,
         frame_max: u32,
-        acts: &mut Acts,
+        written: &mut Vec<Written>,
     ) -> u32 {
         let Some(consumer) = self.consumers.get_mut(&delivery.consumer) else { return delivery.count };
         let mut count = 0;
@@ -538,8 +550,12 @@ impl Channel {
         consumer.bytes += bytes;
         // The queue is told now and then: well before the window is used up.
         if consumer.messages >= WINDOW_MESSAGES / 4 || consumer.bytes >= WINDOW_BYTES / 4 {
-            consumer.queue.written(delivery.consumer, consumer.messages, consumer.bytes, acts);
-            (consumer.messages, consumer.bytes) = (0, 0);
+            written.push(Written {
+                queue: Arc::clone(&consumer.queue),
+                consumer: delivery.consumer,
+                messages: std::mem::take(&mut consumer.messages),
+                bytes: std::mem::take(&mut consumer.bytes),
+            });
         }
         count
     }
