@@ -18,10 +18,11 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// A write is begun with at most about so many octets.
 const WRITE_BYTES: usize = 128 << 10;
@@ -78,6 +79,10 @@ pub struct Egress {
     reply_bytes: AtomicUsize,
     drained: Notify,
     broken: AtomicBool,
+    /// Begun when it is first needed: most connections never fill their socket.
+    writing_task: Mutex<Option<JoinHandle<()>>>,
+    runtime: tokio::runtime::Handle,
+    this: Weak<Self>,
     /// Octets written, and when something was last written, in heartbeat ticks.
     pub written_bytes: AtomicU64,
     /// The client wants to know when a consumer is cancelled.
@@ -171,8 +176,9 @@ struct Confirms {
 pub struct UnknownTag(pub u64);
 
 impl Egress {
+    /// Owns the writing half. To be called from a task; [`Egress::finish`] ends what it began.
     pub fn new(half: OwnedWriteHalf, frame_max: u32) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
             inbox: SegQueue::new(),
             sent: Mutex::new(Sent { frame_max, ..Sent::default() }),
             writer: Mutex::new(Some(Writer { half, buffer: Vec::new(), at: 0 })),
@@ -181,6 +187,9 @@ impl Egress {
             reply_bytes: AtomicUsize::new(0),
             drained: Notify::new(),
             broken: AtomicBool::new(false),
+            writing_task: Mutex::new(None),
+            runtime: tokio::runtime::Handle::current(),
+            this: this.clone(),
             written_bytes: AtomicU64::new(0),
             cancel_notify: AtomicBool::new(false),
         })
@@ -440,8 +449,20 @@ impl Egress {
         acts.run_aside();
     }
 
-    /// Writes when the socket takes more again, until the connection ends.
-    pub async fn writing_task(self: Arc<Self>) {
+    /// Has somebody write when the socket takes more again.
+    fn write_later(&self) {
+        self.wake.notify_one();
+        let mut task = self.writing_task.lock();
+        if task.is_none()
+            && !self.broken()
+            && let Some(this) = self.this.upgrade()
+        {
+            *task = Some(self.runtime.spawn(this.write_when_writable()));
+        }
+    }
+
+    /// Writes what others could not, until the connection ends.
+    async fn write_when_writable(self: Arc<Self>) {
         loop {
             self.wake.notified().await;
             while self.flush() && !self.broken() {
@@ -462,16 +483,21 @@ impl Egress {
 
     /// Says good-bye: everything is written, as far as the peer takes it within the time, and the half is closed.
     pub async fn finish(&self, patience: std::time::Duration) {
+        self.write_all(patience).await;
+        self.broken.store(true, Ordering::Release);
+        if let Some(task) = self.writing_task.lock().take() {
+            task.abort();
+        }
+    }
+
+    async fn write_all(&self, patience: std::time::Duration) {
         use tokio::io::AsyncWriteExt as _;
         let end = tokio::time::Instant::now() + patience;
         let mut writer = loop {
             let taken = self.writer.lock().take();
             match taken {
                 Some(writer) => break writer,
-                None if tokio::time::Instant::now() >= end => {
-                    self.broken.store(true, Ordering::Release);
-                    return;
-                }
+                None if tokio::time::Instant::now() >= end => return,
                 // The commit thread or another connection's task is writing, for a moment.
                 None => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
             }
@@ -500,13 +526,13 @@ impl Outlet for Egress {
     fn pump(&self) {
         self.dirty.store(true, Ordering::Release);
         if self.flush() {
-            self.wake.notify_one();
+            self.write_later();
         }
     }
 
     fn wake(&self) {
         self.dirty.store(true, Ordering::Release);
-        self.wake.notify_one();
+        self.write_later();
     }
 }
 

@@ -114,7 +114,6 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
     let [peer, local] = [peer, local].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
     let (socket, half) = stream.into_split();
     let egress = Egress::new(half, broker.config.initial_frame_max);
-    let writing = tokio::spawn(Arc::clone(&egress).writing_task());
     let mut connection = Connection {
         id,
         frame_max: broker.config.initial_frame_max,
@@ -125,13 +124,12 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
         peer,
         local,
         socket,
-        egress: Arc::clone(&egress),
+        egress,
         state: State::Starting,
         failure_close: false,
     };
     let end = connection.run().await;
     connection.end(end).await;
-    writing.abort();
     broker.unregister(id);
 }
 
@@ -538,7 +536,7 @@ impl Session {
         } else {
             let id = method::id(frame.payload).unwrap_or_default();
             match method::decode(frame.payload).map_err(|undecodable| wrong(undecodable, frame.payload))? {
-                Method::Publish(publish) => match whole_content(number, behind) {
+                Method::Publish(publish) => match whole_content(number, behind, cx.limits.frame_max) {
                     Some((header, body, length)) => {
                         *used += length;
                         channel.publish_whole(&publish, &header, body, cx)
@@ -640,8 +638,9 @@ impl Session {
 }
 
 /// The content behind a publish if it is all there: header, body, and their length with the envelopes.
-fn whole_content(number: u16, behind: &[u8]) -> Option<(ContentHeader<'_>, &[u8], usize)> {
-    let (frame, header_length) = frame::split(behind, 0).ok()??;
+/// A frame that is malformed or too large is left for the ordinary way to refuse.
+fn whole_content(number: u16, behind: &[u8], frame_max: u32) -> Option<(ContentHeader<'_>, &[u8], usize)> {
+    let (frame, header_length) = frame::split(behind, frame_max).ok()??;
     if frame.kind != frame::HEADER || frame.channel != number {
         return None;
     }
@@ -652,7 +651,7 @@ fn whole_content(number: u16, behind: &[u8]) -> Option<(ContentHeader<'_>, &[u8]
     if header.body_bytes == 0 {
         return Some((header, &[], header_length));
     }
-    let (frame, body_length) = frame::split(&behind[header_length..], 0).ok()??;
+    let (frame, body_length) = frame::split(&behind[header_length..], frame_max).ok()??;
     let whole = frame.kind == frame::BODY && frame.channel == number && frame.payload.len() as u64 == header.body_bytes;
     whole.then_some((header, frame.payload, header_length + body_length))
 }

@@ -73,6 +73,20 @@ fn a_frame_of_any_kind_larger_than_negotiated_is_501() {
 }
 
 #[test]
+fn a_body_larger_than_negotiated_is_501_also_when_it_comes_at_once_with_its_method() {
+    let mut broker = Broker::start();
+    let mut peer = Peer::connect_with(&broker, 4096, 10);
+    peer.open_channel(1);
+    let mut out = Vec::new();
+    method::write_publish(&mut out, 1, "", "q", false);
+    write_header(&mut out, 1, 5000, PLAIN);
+    frame::write(&mut out, frame::BODY, 1, |out| out.extend_from_slice(&[0; 5000]));
+    peer.octets(&out);
+    peer.expect_connection_close(501, "FRAME_ERROR");
+    assert_alive(&mut broker);
+}
+
+#[test]
 fn a_smaller_negotiated_size_counts_and_not_the_brokers() {
     let mut broker = Broker::start();
     let mut peer = Peer::connect_with(&broker, 4096, 10);

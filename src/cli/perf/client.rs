@@ -188,9 +188,11 @@ impl Client {
         method::write(&mut out, 0, &AMQPClass::Connection(tune_ok));
         let open = M::Open(connection::Open { virtual_host: crate::amqp::short(&uri.vhost) });
         method::write(&mut out, 0, &AMQPClass::Connection(open));
+        // Nothing needs to be waited for in between.
+        method::write(&mut out, 1, &AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {})));
         self.stream.write_all(&out)?;
         self.reader.method()?;
-        self.request(1, &AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {})))?;
+        self.reader.method()?;
         Ok(())
     }
 
