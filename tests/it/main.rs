@@ -11,5 +11,6 @@ mod handshake;
 mod layers;
 mod life;
 mod paging;
+mod scripts;
 mod slow_reader;
 mod support;

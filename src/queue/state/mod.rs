@@ -450,7 +450,7 @@ impl<T> State<T> {
         while !self.consumers.is_empty() {
             let Some(first) = self.ready.first() else { break };
             let Some((at, share)) = self.next_consumer(first.end - first.start) else { break };
-            let wanted = first.start..first.start + u64::from(share);
+            let wanted = first.start..first.end.min(first.start + u64::from(share));
             let Some((run, index, count, redelivered)) = self.deliverable(wanted, effects) else { break };
             let range = first.start..first.start + u64::from(count);
             let consumer = &mut self.consumers[at];
@@ -467,7 +467,7 @@ impl<T> State<T> {
         self.read_ahead(effects);
     }
 
-    /// Whose turn it is, and how many of `available` messages it may have.
+    /// Whose turn it is, and how many messages it may have at most when so many are `available`.
     fn next_consumer(&self, available: u64) -> Option<(usize, u32)> {
         if self.rules.single_active_consumer {
             // The one that came first, until it goes.
@@ -481,7 +481,7 @@ impl<T> State<T> {
         let turn = if (start..end).contains(&self.turn) { self.turn } else { start };
         let at = (turn..end).chain(start..turn).find(|&at| self.consumers[at].credit() > 0)?;
         // One each as long as there are few, so that turns are seen as such; more at once in a long queue.
-        let share = if able == 1 { available } else { (available / (able * 16)).clamp(1, 64) };
+        let share = if able == 1 { u64::MAX } else { (available / (able * 16)).clamp(1, 64) };
         Some((at, u32::try_from(share).unwrap_or(u32::MAX).min(self.consumers[at].credit())))
     }
 

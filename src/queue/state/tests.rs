@@ -121,8 +121,8 @@ fn number(run: &Run, index: u32) -> u64 {
 }
 
 impl Harness {
-    fn new(memory_bytes: usize) -> Self {
-        let rules = Rules { durable: true, memory_bytes, single_active_consumer: false };
+    fn new(memory_bytes: usize, single_active_consumer: bool) -> Self {
+        let rules = Rules { durable: true, memory_bytes, single_active_consumer };
         Self {
             rules,
             state: State::new(rules),
@@ -369,9 +369,10 @@ proptest! {
     #[test]
     fn no_history_loses_doubles_or_disorders_messages(
         memory_bytes in prop_oneof![Just(1usize), Just(2_000), Just(1 << 20)],
+        single_active in prop::bool::weighted(0.2),
         steps in prop::collection::vec(step(), 1..80),
     ) {
-        let mut harness = Harness::new(memory_bytes);
+        let mut harness = Harness::new(memory_bytes, single_active);
         for step in steps {
             harness.step(step);
         }
@@ -392,7 +393,7 @@ proptest! {
 
 #[test]
 fn acknowledgements_in_any_order_reach_messages_that_left_memory() {
-    let mut harness = Harness::new(100_000);
+    let mut harness = Harness::new(100_000, false);
     for _ in 0..100 {
         harness.step(Step::Publish { count: 200, persistent: true, bytes: 40 });
         harness.step(Step::Take);
