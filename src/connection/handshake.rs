@@ -170,6 +170,7 @@ impl Connection {
             cx,
             channels: FxHashMap::default(),
             touched: Vec::new(),
+            published: false,
             next_epoch: 0,
         }));
         self.reply(connection::AMQPMethod::OpenOk(connection::OpenOk {}));

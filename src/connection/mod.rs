@@ -32,6 +32,8 @@ use tokio::time::Instant;
 
 /// The read buffer grows to this while reads fill it, and shrinks again when they don't.
 const READ_BYTES: std::ops::Range<usize> = 4 << 10..256 << 10;
+/// After a read of so many octets other connections have their turn.
+const HEAVY_READ_BYTES: usize = 32 << 10;
 /// How long a client may take to answer connection.close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long RabbitMQ lets a client wait that spoke no AMQP, or not the right password.
@@ -60,6 +62,8 @@ struct Session {
     channels: FxHashMap<u16, Slot>,
     /// Channels that have something to hand over.
     touched: Vec<u16>,
+    /// This read brought messages.
+    published: bool,
     next_epoch: u64,
 }
 
@@ -148,6 +152,7 @@ impl Connection {
             Err(_) => return End::Drop("no protocol header in time".into()),
         }
         let mut last_read = Instant::now();
+        let mut heavy = false;
         let mut last_written = (Instant::now(), 0);
         loop {
             match self.frames(&mut buffer).await {
@@ -156,6 +161,10 @@ impl Connection {
             }
             if self.egress.broken() {
                 return End::Drop("the socket failed".into());
+            }
+            if heavy {
+                // One that always has more must not keep the others, nor those who only now connect, from their turn.
+                tokio::task::yield_now().await;
             }
             let deadline = match (&self.state, self.heartbeat) {
                 (State::Running(_), Duration::ZERO) => None,
@@ -166,7 +175,10 @@ impl Connection {
             tokio::select! {
                 read = buffer.read(&mut self.socket) => match read {
                     Ok(0) => return End::Done,
-                    Ok(_) => last_read = Instant::now(),
+                    Ok(count) => {
+                        last_read = Instant::now();
+                        heavy = count >= HEAVY_READ_BYTES;
+                    }
                     Err(error) => return End::Drop(error.to_string()),
                 },
                 () = registered.asked.notified() => {
@@ -239,7 +251,8 @@ impl Connection {
     /// Waits for those below: the disk, and the client's own reading.
     async fn throttle(&mut self) {
         if let State::Running(session) = &mut self.state {
-            if session.cx.vhost.behind() {
+            // Who only consumes goes on: acknowledgements make room.
+            if std::mem::take(&mut session.published) && session.cx.vhost.behind() {
                 let vhost = Arc::clone(&session.cx.vhost);
                 tokio::select! {
                     () = vhost.caught_up() => {}
@@ -530,19 +543,23 @@ impl Session {
         }
         let cx = &mut self.cx;
         let outcome = if frame.kind != frame::METHOD {
+            self.published = true;
             channel.content(frame.kind, frame.payload, cx)
         } else if channel.in_content() {
             Err(channel.interrupted())
         } else {
             let id = method::id(frame.payload).unwrap_or_default();
             match method::decode(frame.payload).map_err(|undecodable| wrong(undecodable, frame.payload))? {
-                Method::Publish(publish) => match whole_content(number, behind, cx.limits.frame_max) {
-                    Some((header, body, length)) => {
-                        *used += length;
-                        channel.publish_whole(&publish, &header, body, cx)
+                Method::Publish(publish) => {
+                    self.published = true;
+                    match whole_content(number, behind, cx.limits.frame_max) {
+                        Some((header, body, length)) => {
+                            *used += length;
+                            channel.publish_whole(&publish, &header, body, cx)
+                        }
+                        None => channel.publish_begin(&publish),
                     }
-                    None => channel.publish_begin(&publish),
-                },
+                }
                 Method::Ack { tag, multiple } => channel.settle(tag, multiple, Outcome::Done, id, cx),
                 Method::Nack { tag, multiple, requeue } => {
                     let outcome = if requeue { Outcome::Requeued } else { Outcome::Rejected };

@@ -133,3 +133,38 @@ fn a_publisher_that_never_reads_its_confirms_is_no_burden() {
     assert_served(&broker, 200);
     assert!(broker.is_running());
 }
+
+/// Publishers that always have more to say once kept the broker from looking at its other sockets for most of a minute.
+#[test]
+fn flooding_publishers_do_not_keep_newcomers_out() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let broker = Broker::start();
+    let stop = AtomicBool::new(false);
+    let mut one = Vec::new();
+    leveret::amqp::method::write_publish(&mut one, 1, "amq.fanout", "", false);
+    leveret::amqp::frame::write(&mut one, leveret::amqp::frame::HEADER, 1, |out| {
+        leveret::amqp::properties::ContentHeader::write(out, 1, &[0, 0]);
+    });
+    leveret::amqp::frame::write_body(&mut one, 1, b"x", 0);
+    let flood = one.repeat(4000);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut peer = Peer::open(&broker);
+                loop {
+                    if stop.load(Ordering::Relaxed) || peer.try_octets(&flood).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let began = std::time::Instant::now();
+        for _ in 0..5 {
+            Peer::open(&broker).close();
+        }
+        let took = began.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    });
+}

@@ -59,7 +59,8 @@ pub struct Options {
     /// Declare the exchange with this type, and bind the queue
     #[arg(long)]
     exchange_type: Option<String>,
-    /// The routing key; a queue's name if not given
+    /// The routing key; a queue's name if not given. %d stands for the number of the publisher, and of the queue it is bound
+    /// with
     #[arg(long)]
     routing_key: Option<String>,
     /// Publish persistent messages
@@ -228,7 +229,7 @@ fn declare(control: &mut Client, options: &Options, names: &[String]) -> Outcome
         };
         control.request(1, &AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare)))?;
     }
-    for name in names {
+    for (number, name) in (0..).zip(names) {
         let declare = queue::Declare {
             queue: crate::amqp::short(name),
             durable: options.queue_durable,
@@ -240,13 +241,20 @@ fn declare(control: &mut Client, options: &Options, names: &[String]) -> Outcome
             let bind = queue::Bind {
                 queue: crate::amqp::short(name),
                 exchange: crate::amqp::short(&options.exchange),
-                routing_key: crate::amqp::short(options.routing_key.as_ref().unwrap_or(name)),
+                routing_key: crate::amqp::short(&match &options.routing_key {
+                    Some(pattern) => numbered(pattern, number),
+                    None => name.clone(),
+                }),
                 ..queue::Bind::default()
             };
             control.request(1, &AMQPClass::Queue(queue::AMQPMethod::Bind(bind)))?;
         }
     }
     Ok(())
+}
+
+fn numbered(pattern: &str, number: u32) -> String {
+    pattern.replace("%d", &number.to_string())
 }
 
 /// `name=value` pairs; values are integers, booleans or text.
@@ -391,7 +399,7 @@ fn publisher(run: &Arc<Run>, index: u32, key: String) -> Outcome<JoinHandle<Outc
         let (all, publishers) = (all, u64::from(options.publishers));
         all / publishers + u64::from(u64::from(index) < all % publishers)
     });
-    let key = options.routing_key.clone().unwrap_or(key);
+    let key = options.routing_key.as_ref().map_or(key, |pattern| numbered(pattern, index));
     let run = Arc::clone(run);
     Ok(std::thread::spawn(move || publish(&run, client, index, &key, share)))
 }
