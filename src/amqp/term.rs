@@ -4,12 +4,20 @@
 //! RabbitMQ also breaks long nested terms into indented lines; here a term stays on one line.
 
 use super::table::{Table, Value, as_i64, type_name};
+use serde_json::Value as Json;
 use std::fmt::Write;
 
 /// The term of a value.
 pub fn term(value: &Value) -> String {
     let mut out = String::new();
     write(&mut out, value);
+    out
+}
+
+/// The term of a JSON value as RabbitMQ decodes it: a string is a binary, an object a map.
+pub fn json_term(json: &Json) -> String {
+    let mut out = String::new();
+    write_json(&mut out, json);
     out
 }
 
@@ -57,6 +65,45 @@ fn write(out: &mut String, value: &Value) {
         Value::FieldTable(table) => write_table(out, table),
         _ => out.push_str("undefined"),
     }
+}
+
+fn write_json(out: &mut String, json: &Json) {
+    match json {
+        Json::Null => out.push_str("null"),
+        Json::Bool(truth) => out.push_str(if *truth { "true" } else { "false" }),
+        Json::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() => write_float(out, float),
+            _ => out.push_str(&number.to_string()),
+        },
+        Json::String(text) => write_binary(out, text.as_bytes()),
+        Json::Array(items) => match characters(items) {
+            Some(text) => push(out, format_args!("\"{}\"", escaped(&text))),
+            None => write_list(out, items, write_json),
+        },
+        Json::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(key, _)| *key);
+            out.push_str("#{");
+            for (index, (key, value)) in fields.into_iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write_binary(out, key.as_bytes());
+                out.push_str(" => ");
+                write_json(out, value);
+            }
+            out.push('}');
+        }
+    }
+}
+
+/// What Erlang can't tell from a text: a list of the numbers of printable characters.
+fn characters(items: &[Json]) -> Option<String> {
+    let character = |item: &Json| {
+        let number = u8::try_from(item.as_u64()?).ok()?;
+        Some(char::from(number)).filter(|c| is_printable_latin1(*c))
+    };
+    if items.is_empty() { None } else { items.iter().map(character).collect() }
 }
 
 fn write_table(out: &mut String, table: &Table) {
@@ -182,6 +229,27 @@ mod tests {
             (Value::FieldTable(inner), "[{<<\"n\">>,array,[{bool,true},{void,undefined}]}]"),
         ] {
             assert_eq!(term(&value), expected);
+        }
+    }
+
+    #[test]
+    fn json_reads_as_rabbitmq_writes_it() {
+        for (json, expected) in [
+            ("null", "null"),
+            ("true", "true"),
+            ("-5", "-5"),
+            ("12345678901234567890", "12345678901234567890"),
+            ("1.5", "1.5"),
+            ("1e3", "1.0e3"),
+            (r#""it's \"q\"""#, r#"<<"it's \"q\"">>"#),
+            (r#""""#, "<<>>"),
+            ("[]", "[]"),
+            (r#"[1, {"a": null}]"#, r#"[1,#{<<"a">> => null}]"#),
+            ("[104, 105]", r#""hi""#),
+            ("{}", "#{}"),
+            (r#"{"b": 1, "a": [2]}"#, r#"#{<<"a">> => [2],<<"b">> => 1}"#),
+        ] {
+            assert_eq!(json_term(&serde_json::from_str(json).unwrap()), expected);
         }
     }
 

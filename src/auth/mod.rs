@@ -13,7 +13,7 @@ mod user;
 
 pub use loopback::is_loopback;
 pub use password::{Algorithm, Secret, hash, verify};
-pub use pattern::{Pattern, Unusable};
+pub use pattern::{PATTERN_BYTES_MAX, Pattern, Unusable};
 pub use permission::{Access, DEFAULT_EXCHANGE, Permission, TopicPermission};
 pub use sasl::Login;
 pub use user::{User, UserLimits};

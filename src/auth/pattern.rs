@@ -3,7 +3,7 @@ use std::fmt;
 use regex::bytes::{Regex, RegexBuilder};
 
 /// Octets of a pattern.
-const PATTERN_BYTES_MAX: usize = 1024;
+pub const PATTERN_BYTES_MAX: usize = 1024;
 /// Octets of a compiled pattern: what nested repetitions blow up is refused instead.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
 /// Octets of what is remembered between searches.
@@ -29,13 +29,23 @@ pub struct Unusable {
 }
 
 impl Pattern {
+    /// A permission's pattern: an empty one matches only the empty name (`rabbit_auth_backend_internal.erl`).
     pub fn new(source: &str) -> Result<Self, Unusable> {
+        Self::compile(source, "^$")
+    }
+
+    /// A policy's pattern: an empty one matches every name (`rabbit_policy:matches`).
+    pub fn of_policy(source: &str) -> Result<Self, Unusable> {
+        Self::compile(source, "")
+    }
+
+    /// `empty` is what the empty pattern stands for.
+    fn compile(source: &str, empty: &str) -> Result<Self, Unusable> {
         let unusable = |why: String| Unusable { pattern: source.chars().take(80).collect(), why };
         if source.len() > PATTERN_BYTES_MAX {
             return Err(unusable(format!("longer than {PATTERN_BYTES_MAX} octets")));
         }
-        // An empty pattern matches only the empty name (`rabbit_auth_backend_internal.erl`).
-        let regex = RegexBuilder::new(if source.is_empty() { "^$" } else { source })
+        let regex = RegexBuilder::new(if source.is_empty() { empty } else { source })
             .unicode(false)
             .size_limit(COMPILED_BYTES_MAX)
             .dfa_size_limit(CACHE_BYTES_MAX)
@@ -63,6 +73,14 @@ impl Pattern {
     }
 }
 
+impl Unusable {
+    /// What is wrong with it.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+}
+
+/// The same source is the same pattern: permissions are compared with permissions, policies with policies.
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
@@ -82,6 +100,13 @@ impl std::error::Error for Unusable {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_pattern_of_a_policy_matches_everything() {
+        let pattern = Pattern::of_policy("").unwrap();
+        assert!(pattern.matches("") && pattern.matches("q"));
+        assert_eq!(pattern.as_str(), "");
+    }
 
     #[test]
     fn patterns_match_anywhere_in_a_name_and_the_empty_one_only_the_empty_name() {
