@@ -35,6 +35,8 @@ pub mod queue;
 
 pub mod message;
 
+pub mod policy;
+
 pub mod auth;
 
 pub mod declaration;

@@ -14,6 +14,7 @@
 use crate::amqp::table::{Table, Value, as_i64, as_str, type_name};
 use crate::amqp::term::string;
 use crate::declaration;
+use crate::policy::{Applied, Terms, smaller_limit};
 use crate::refusal::Refusal;
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ pub struct DelayedRetry {
     pub max_ms: u64,
 }
 
-/// What a queue's arguments say. A policy may add to it: `None` means that the arguments leave it open.
+/// What a queue's arguments and its policies say together. `None` is what they leave open.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     pub queue_type: QueueType,
@@ -84,6 +85,8 @@ pub struct Settings {
     /// How long a consumer of a quorum queue may take for a message.
     pub consumer_timeout_ms: Option<u64>,
     pub delayed_retry: Option<DelayedRetry>,
+    /// The policies that are in it, for listings.
+    pub applied: Applied,
 }
 
 /// A queue as it is declared.
@@ -111,7 +114,20 @@ const SEGMENT_BYTES: &str = "x-stream-max-segment-size-bytes";
 const FILTER_BYTES: &str = "x-stream-filter-size-bytes";
 /// Where a queue's leader goes in a cluster. The last three are names of old, taken as `balanced`.
 const LEADER_LOCATORS: [&str; 5] = ["client-local", "balanced", "random", "least-leaders", "min-masters"];
-const SEGMENT_BYTES_MAX: i64 = 3_000_000_000;
+/// Octets of a stream's segment.
+pub const SEGMENT_BYTES_MAX: i64 = 3_000_000_000;
+
+impl Overflow {
+    /// What this word of an argument or a policy says.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "drop-head" => Some(Self::DropHead),
+            "reject-publish" => Some(Self::RejectPublish),
+            "reject-publish-dlx" => Some(Self::RejectPublishDlx),
+            _ => None,
+        }
+    }
+}
 
 impl QueueType {
     const ALL: [Self; 3] = [Self::Classic, Self::Quorum, Self::Stream];
@@ -341,7 +357,7 @@ fn text(value: &Value) -> Result<&str, String> {
 }
 
 /// A stream's `x-max-age` (a number and a unit) in milliseconds.
-fn max_age_ms(text: &str) -> Option<u64> {
+pub fn max_age_ms(text: &str) -> Option<u64> {
     const SECOND_MS: u64 = 1000;
     const DAY_MS: u64 = 24 * 3600 * SECOND_MS;
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
@@ -362,13 +378,13 @@ fn max_age_ms(text: &str) -> Option<u64> {
 }
 
 impl Settings {
-    /// Checks a new queue's declaration. `resource` is "queue 'q' in vhost '/'".
+    /// Checks a new queue's declaration: its settings without any policy. `resource` is "queue 'q' in vhost '/'".
     ///
     /// Whether the user may use the dead letter exchange, and whether there is room for another queue, is for others to
     /// say. Streams pass all of RabbitMQ's checks and are then refused.
     pub fn parse(resource: &str, declared: &Declared<'_>) -> Result<Self, Refusal> {
         let arguments = declared.arguments;
-        let dead_letter_exchange = declaration::named_exchange(resource, arguments, DEAD_LETTER_EXCHANGE)?;
+        declaration::named_exchange(resource, arguments, DEAD_LETTER_EXCHANGE)?;
         let queue_type = check_type(resource, arguments)?;
         check_values(resource, queue_type, arguments)?;
         check_keys(resource, queue_type, arguments)?;
@@ -381,31 +397,54 @@ impl Settings {
                 return Err(Refusal::precondition(format!("cannot declare {resource}: streams are not supported yet")));
             }
         }
+        Ok(Self::with_policy(arguments, Applied::default()))
+    }
+
+    /// What checked arguments and the queue's policies say together: of two numbers the smaller counts, of two names
+    /// the argument's. Of two overflows the argument's counts for a classic queue and the policy's for a quorum queue
+    /// (`rabbit_amqqueue_process:process_args_policy`, `rabbit_quorum_queue:gather_policy_config`).
+    ///
+    /// Policies say nothing about the highest priority and the single active consumer.
+    pub fn with_policy(arguments: &Table, applied: Applied) -> Self {
+        let queue_type = QueueType::of(arguments);
+        let is_quorum = queue_type == QueueType::Quorum;
         let get = |key: &str| arguments.inner().get(key);
         let number = |key: &str| get(key).and_then(as_i64).and_then(|number| u64::try_from(number).ok());
-        let text = |key: &str| get(key).and_then(as_str);
-        let overflow = match text(OVERFLOW) {
-            Some("reject-publish") => Overflow::RejectPublish,
-            Some("reject-publish-dlx") if queue_type == QueueType::Classic => Overflow::RejectPublishDlx,
-            _ => Overflow::DropHead,
+        let smaller = |key: &str, policy: Option<u64>| number(key).into_iter().chain(policy).min();
+        // A policy's time may be any number; ten years are as good as for ever.
+        let smaller_ms = |key: &str, policy_ms: Option<u64>| {
+            let policy_ms = policy_ms.map(|policy_ms| policy_ms.min(EXPIRY_MS_MAX.unsigned_abs()));
+            smaller(key, policy_ms)
         };
-        Ok(Self {
+        let text = |key: &str| get(key).and_then(as_str);
+        let name = |key: &str, policy: &Option<Arc<str>>| text(key).map(Arc::from).or_else(|| policy.clone());
+        let terms = applied.terms();
+        let overflow = text(OVERFLOW).and_then(Overflow::parse);
+        let overflow = match if is_quorum { terms.overflow.or(overflow) } else { overflow.or(terms.overflow) } {
+            Some(Overflow::RejectPublishDlx) if is_quorum => Overflow::DropHead,
+            overflow => overflow.unwrap_or_default(),
+        };
+        let at_least_once = text(DEAD_LETTER_STRATEGY).map(|strategy| strategy == "at-least-once");
+        // Not checked by RabbitMQ either: what is no integer is no limit of one's own.
+        let delivery_limit = get("x-delivery-limit").and_then(as_i64);
+        Self {
             queue_type,
-            message_ttl_ms: number("x-message-ttl"),
-            expires_ms: number("x-expires"),
-            max_length: number("x-max-length"),
-            max_length_bytes: number("x-max-length-bytes"),
+            message_ttl_ms: smaller_ms("x-message-ttl", terms.message_ttl_ms),
+            expires_ms: smaller_ms("x-expires", terms.expires_ms),
+            max_length: smaller("x-max-length", terms.max_length),
+            max_length_bytes: smaller("x-max-length-bytes", terms.max_length_bytes),
             overflow,
-            dead_letter_exchange: dead_letter_exchange.map(Arc::from),
-            dead_letter_routing_key: text(DEAD_LETTER_ROUTING_KEY).map(Arc::from),
-            dead_letter_at_least_once: text(DEAD_LETTER_STRATEGY) == Some("at-least-once"),
+            dead_letter_exchange: name(DEAD_LETTER_EXCHANGE, &terms.dead_letter_exchange),
+            dead_letter_routing_key: name(DEAD_LETTER_ROUTING_KEY, &terms.dead_letter_routing_key),
+            dead_letter_at_least_once: at_least_once.or(terms.dead_letter_at_least_once) == Some(true),
             max_priority: number("x-max-priority").and_then(|number| u8::try_from(number).ok()),
             single_active_consumer: get("x-single-active-consumer") == Some(&Value::Boolean(true)),
-            // Not checked by RabbitMQ either: what is no integer is no limit of one's own.
-            delivery_limit: get("x-delivery-limit").and_then(as_i64),
-            consumer_timeout_ms: number("x-consumer-timeout"),
-            delayed_retry: delayed_retry(arguments),
-        })
+            delivery_limit: delivery_limit.into_iter().chain(terms.delivery_limit).reduce(smaller_limit),
+            // Policies with these apply to classic queues too, which know nothing of them.
+            consumer_timeout_ms: smaller("x-consumer-timeout", terms.consumer_timeout_ms).filter(|_| is_quorum),
+            delayed_retry: delayed_retry(arguments, &terms).filter(|_| is_quorum),
+            applied,
+        }
     }
 }
 
@@ -479,18 +518,25 @@ fn check_stream(arguments: &Table) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Unchecked at declaration: what makes no sense leaves it off (`rabbit_quorum_queue:get_delayed_retry_config`).
-fn delayed_retry(arguments: &Table) -> Option<DelayedRetry> {
+/// Unchecked at declaration: what makes no sense leaves it off. Of two kinds the policy's counts, of two times the
+/// shorter (`rabbit_quorum_queue:get_delayed_retry_config`).
+fn delayed_retry(arguments: &Table, terms: &Terms) -> Option<DelayedRetry> {
     let get = |key: &str| arguments.inner().get(key);
-    let positive = |key: &str| get(key).and_then(as_i64).and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
-    let of = match get("x-delayed-retry-type").and_then(as_str)? {
+    let positive = |key: &str, policy_ms: Option<u64>| {
+        // What is negative is the smaller and makes no sense.
+        let own_ms = get(key).and_then(as_i64).map(|number| u64::try_from(number).unwrap_or(0));
+        own_ms.into_iter().chain(policy_ms).min().filter(|ms| *ms > 0)
+    };
+    let own = || get("x-delayed-retry-type").and_then(as_str);
+    let of = match terms.delayed_retry_type.as_deref().or_else(own)? {
         "all" => Retried::All,
         "failed" => Retried::Failed,
         "returned" => Retried::Returned,
         _ => return None,
     };
-    let min_ms = positive("x-delayed-retry-min")?;
-    Some(DelayedRetry { of, min_ms, max_ms: positive("x-delayed-retry-max").unwrap_or(min_ms) })
+    let min_ms = positive("x-delayed-retry-min", terms.delayed_retry_min_ms)?;
+    let max_ms = positive("x-delayed-retry-max", terms.delayed_retry_max_ms).unwrap_or(min_ms);
+    Some(DelayedRetry { of, min_ms, max_ms })
 }
 
 /// Whether a declaration fits the queue that is there, once its exclusive owner has been checked
@@ -542,6 +588,7 @@ pub fn misspelt(arguments: &Table) -> Vec<(String, &'static str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{self, Policy};
     use crate::refusal::Reason;
 
     const QUEUE: &str = "queue 'q' in vhost '/'";
@@ -607,6 +654,7 @@ mod tests {
             delivery_limit: None,
             consumer_timeout_ms: None,
             delayed_retry: None,
+            applied: Applied::default(),
         };
         for fields in [vec![], vec![(QUEUE_TYPE, text(""))], vec![(QUEUE_TYPE, text("undefined"))]] {
             assert_eq!(parse("", &fields), Ok(expected.clone()));
@@ -911,6 +959,121 @@ mod tests {
         );
         let exclusive = Declared { exclusive: true, ..durable(&none) };
         assert_eq!(equivalent(QUEUE, &exclusive, &Declared { durable: false, ..exclusive }), Ok(()));
+    }
+
+    /// A queue of this type with these arguments, under a policy with this definition.
+    fn under(kind: &str, fields: &[(&str, Value)], definition: serde_json::Value) -> Settings {
+        let mut arguments = table(fields);
+        arguments.insert(QUEUE_TYPE.into(), text(kind));
+        Settings::parse(QUEUE, &durable(&arguments)).unwrap();
+        let json = serde_json::json!({"pattern": "", "definition": definition});
+        let policy = Policy::parse(policy::Kind::User, "p", json.as_object().unwrap()).unwrap();
+        Settings::with_policy(&arguments, Applied { policy: Some(Arc::new(policy)), operator_policy: None })
+    }
+
+    #[test]
+    fn of_an_arguments_and_a_policys_number_the_smaller_counts() {
+        for kind in ["classic", "quorum"] {
+            let keys = ["message-ttl", "expires", "max-length", "max-length-bytes"];
+            for (own, policy) in [(1, 5), (5, 1)] {
+                let fields: Vec<_> = keys.iter().map(|key| (format!("x-{key}"), int(own))).collect();
+                let fields: Vec<_> = fields.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+                let definition: serde_json::Map<_, _> =
+                    keys.iter().map(|key| ((*key).to_owned(), policy.into())).collect();
+                let settings = under(kind, &fields, definition.into());
+                let found =
+                    [settings.message_ttl_ms, settings.expires_ms, settings.max_length, settings.max_length_bytes];
+                assert_eq!(found, [Some(1); 4]);
+            }
+            let settings = under(kind, &[("x-max-length", int(5))], serde_json::json!({"message-ttl": 7}));
+            assert_eq!((settings.max_length, settings.message_ttl_ms), (Some(5), Some(7)));
+        }
+        let timeout = |own, policy: u64| {
+            under("quorum", &[("x-consumer-timeout", int(own))], serde_json::json!({"consumer-timeout": policy}))
+        };
+        assert_eq!((timeout(1, 2).consumer_timeout_ms, timeout(2, 1).consumer_timeout_ms), (Some(1), Some(1)));
+    }
+
+    #[test]
+    fn a_policys_times_have_an_end_too() {
+        let settings = under("classic", &[], serde_json::json!({"message-ttl": u64::MAX, "expires": u64::MAX}));
+        assert_eq!((settings.message_ttl_ms, settings.expires_ms), (Some(315_360_000_000), Some(315_360_000_000)));
+    }
+
+    #[test]
+    fn dead_letters_go_where_the_argument_says() {
+        let definition = || serde_json::json!({"dead-letter-exchange": "theirs", "dead-letter-routing-key": "k"});
+        for kind in ["classic", "quorum"] {
+            let names = |fields: &[(&str, Value)]| {
+                let settings = under(kind, fields, definition());
+                let name = |name: Option<Arc<str>>| name.unwrap_or_default().to_string();
+                (name(settings.dead_letter_exchange), name(settings.dead_letter_routing_key))
+            };
+            let both = |exchange: &str, key: &str| (exchange.to_owned(), key.to_owned());
+            assert_eq!(names(&[]), both("theirs", "k"));
+            assert_eq!(names(&[(DEAD_LETTER_EXCHANGE, text("own"))]), both("own", "k"));
+            let own = [(DEAD_LETTER_EXCHANGE, text("own")), (DEAD_LETTER_ROUTING_KEY, text("own"))];
+            assert_eq!(names(&own), both("own", "own"));
+        }
+        let strategy = |own: &str, theirs: &str| {
+            let fields = [(DEAD_LETTER_STRATEGY, text(own))];
+            under("quorum", &fields, serde_json::json!({"dead-letter-strategy": theirs})).dead_letter_at_least_once
+        };
+        assert!(strategy("at-least-once", "at-most-once") && !strategy("at-most-once", "at-least-once"));
+        let policys = under("quorum", &[], serde_json::json!({"dead-letter-strategy": "at-least-once"}));
+        assert!(policys.dead_letter_at_least_once);
+    }
+
+    #[test]
+    fn of_two_overflows_the_argument_counts_for_classic_and_the_policy_for_quorum_queues() {
+        let overflow = |kind, own: Option<&str>, theirs: &str| {
+            let fields: Vec<_> = own.into_iter().map(|own| (OVERFLOW, text(own))).collect();
+            under(kind, &fields, serde_json::json!({"overflow": theirs})).overflow
+        };
+        assert_eq!(overflow("classic", Some("drop-head"), "reject-publish"), Overflow::DropHead);
+        assert_eq!(overflow("classic", None, "reject-publish-dlx"), Overflow::RejectPublishDlx);
+        assert_eq!(overflow("quorum", Some("drop-head"), "reject-publish"), Overflow::RejectPublish);
+        assert_eq!(overflow("quorum", Some("reject-publish"), "drop-head"), Overflow::DropHead);
+        assert_eq!(overflow("quorum", Some("reject-publish"), "reject-publish-dlx"), Overflow::DropHead);
+        let own = under("quorum", &[(OVERFLOW, text("reject-publish"))], serde_json::json!({"expires": 1}));
+        assert_eq!(own.overflow, Overflow::RejectPublish);
+    }
+
+    #[test]
+    fn a_negative_delivery_limit_yields_to_any() {
+        let limit = |own: Value, policy: i64| {
+            let fields = [("x-delivery-limit", own)];
+            under("quorum", &fields, serde_json::json!({"delivery-limit": policy})).delivery_limit
+        };
+        assert_eq!((limit(int(3), 5), limit(int(5), 3)), (Some(3), Some(3)));
+        assert_eq!((limit(int(-1), 5), limit(int(5), -1)), (Some(5), Some(5)));
+        assert_eq!(limit(int(-1), -2), Some(-1));
+        assert_eq!(limit(text("none"), 4), Some(4));
+        assert_eq!(under("quorum", &[], serde_json::json!({"delivery-limit": -1})).delivery_limit, Some(-1));
+    }
+
+    #[test]
+    fn a_policy_may_delay_retries_and_lift_a_delay() {
+        let retry = |kind: &str, min, max, definition| {
+            let fields = [
+                ("x-delayed-retry-type", text(kind)),
+                ("x-delayed-retry-min", int(min)),
+                ("x-delayed-retry-max", int(max)),
+            ];
+            under("quorum", &fields, definition).delayed_retry
+        };
+        let of = |of, min_ms, max_ms| Some(DelayedRetry { of, min_ms, max_ms });
+        let policy =
+            || serde_json::json!({"delayed-retry-type": "failed", "delayed-retry-min": 10, "delayed-retry-max": 20});
+        assert_eq!(under("quorum", &[], policy()).delayed_retry, of(Retried::Failed, 10, 20));
+        assert_eq!(retry("all", 5, 50, policy()), of(Retried::Failed, 5, 20));
+        assert_eq!(retry("all", 0, 50, policy()), None);
+        assert_eq!(retry("all", 5, -1, policy()), of(Retried::Failed, 5, 5));
+        assert_eq!(retry("all", 5, 50, serde_json::json!({"delayed-retry-type": "disabled"})), None);
+        // Classic queues have the policy and know nothing of it.
+        let classic = under("classic", &[], serde_json::json!({"delayed-retry-min": 5, "consumer-timeout": 5}));
+        assert_eq!((classic.delayed_retry, classic.consumer_timeout_ms), (None, None));
+        assert!(classic.applied.policy.is_some());
     }
 
     #[test]
