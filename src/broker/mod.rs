@@ -3,16 +3,18 @@
 pub mod users;
 
 use crate::config::{Config, Durability};
+use crate::policy::{self, Policy};
 use crate::queue::classic::Memory;
 use crate::store::keys::Kind;
 use crate::store::{self, OpenError, Store};
-use crate::vhost::records::{self, BindingRecord, ExchangeRecord, QueueRecord};
+use crate::vhost::records::{self, BindingRecord, ExchangeRecord, ParameterRecord, PolicyRecord, QueueRecord};
 use crate::vhost::{House, Vhost};
 use dashmap::DashMap;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,6 +125,14 @@ impl Broker {
         for record in read::<VhostRecord>(store, Kind::Vhost)? {
             self.vhosts.write().insert(record.name.as_str().into(), Arc::new(Vhost::new(&record.name, &self.house)));
         }
+        for record in read::<PolicyRecord>(store, Kind::Policy)? {
+            self.recover_policy(policy::Kind::User, &record.vhost, &record.name, &record.fields);
+        }
+        let parameters = read::<ParameterRecord>(store, Kind::Parameter)?;
+        for record in parameters.iter().filter(|record| record.component == policy::Kind::Operator.component()) {
+            let fields = record.value.as_object().cloned().unwrap_or_default();
+            self.recover_policy(policy::Kind::Operator, &record.vhost, &record.name, &fields);
+        }
         for record in read::<ExchangeRecord>(store, Kind::Exchange)? {
             self.recovered(&record.vhost)?.recover_exchange(&record)?;
         }
@@ -133,6 +143,17 @@ impl Broker {
             self.recovered(&record.vhost)?.recover_binding(record);
         }
         Ok(())
+    }
+
+    /// Versions that only kept policies took some that are none; those stay where they are.
+    fn recover_policy(&self, kind: policy::Kind, vhost: &str, name: &str, fields: &Map<String, Json>) {
+        let recovered = Policy::parse(kind, name, fields).map_err(|mistakes| mistakes.to_string()).and_then(|policy| {
+            self.recovered(vhost)?.recover_policy(policy);
+            Ok(())
+        });
+        if let Err(text) = recovered {
+            tracing::warn!("{} '{name}' in vhost '{vhost}' has no effect: {text}", kind.component());
+        }
     }
 
     fn recovered(&self, vhost: &str) -> Result<Arc<Vhost>, String> {

@@ -7,11 +7,13 @@ use super::{DestinationType, Document};
 use crate::auth::Permission;
 use crate::broker::Broker;
 use crate::exchange::{self, Destination};
+use crate::policy::{self, Policy};
 use crate::store::keys::Kind;
 use crate::store::{Change, Committed};
 use crate::vhost::declare::{ExchangeWish, QueueWish};
 use crate::vhost::{Actor, Vhost};
 use serde::Serialize;
+use serde_json::Value as Json;
 use std::sync::Arc;
 
 /// Takes over everything in the document. The answer is to be waited for: then all of it is on disk. An error names the
@@ -34,22 +36,43 @@ pub fn import(broker: &Broker, document: &Document) -> Result<Vec<Committed>, St
     for row in &document.topic_permissions {
         changes.push(kept(Kind::TopicPermission, &[&row.user, &row.vhost, &row.exchange], row));
     }
-    for row in &document.parameters {
+    for row in document.parameters.iter().filter(|row| row.component != policy::Kind::Operator.component()) {
         changes.push(kept(Kind::Parameter, &[&row.component, &row.vhost, &row.name], row));
     }
     for row in &document.global_parameters {
         changes.push(kept(Kind::GlobalParameter, &[&row.name], row));
     }
-    for row in &document.policies {
-        changes.push(kept(Kind::Policy, &[&row.vhost, &row.name], row));
-    }
     let mut committed = vec![broker.change(changes)];
+    policies(broker, document, &mut committed)?;
     topology(broker, document, &mut committed)?;
     Ok(committed)
 }
 
+/// Before queues and exchanges are declared, so that they have them from the start. Operator policies are parameters.
+fn policies(broker: &Broker, document: &Document, committed: &mut Vec<Committed>) -> Result<(), String> {
+    let mut set = |kind: policy::Kind, name: &str, vhost: &str, fields: &Json| {
+        let fields = fields.as_object().cloned().unwrap_or_default();
+        let what = || format!("{} '{name}' in vhost '{vhost}'", kind.component());
+        let policy = Policy::parse(kind, name, &fields).map_err(|mistakes| format!("{}: {mistakes}", what()))?;
+        committed.push(find_vhost(broker, vhost).map_err(|text| format!("{}: {text}", what()))?.set_policy(policy));
+        Ok::<(), String>(())
+    };
+    for row in document.parameters.iter().filter(|row| row.component == policy::Kind::Operator.component()) {
+        set(policy::Kind::Operator, &row.name, &row.vhost, &row.value)?;
+    }
+    for row in &document.policies {
+        let fields = serde_json::to_value(row).expect("its maps have text for keys");
+        set(policy::Kind::User, &row.name, &row.vhost, &fields)?;
+    }
+    Ok(())
+}
+
+fn find_vhost(broker: &Broker, name: &str) -> Result<Arc<Vhost>, String> {
+    broker.vhost(name).ok_or_else(|| format!("there is no virtual host '{name}'"))
+}
+
 fn topology(broker: &Broker, document: &Document, committed: &mut Vec<Committed>) -> Result<(), String> {
-    let vhost = |name: &str| broker.vhost(name).ok_or_else(|| format!("there is no virtual host '{name}'"));
+    let vhost = |name: &str| find_vhost(broker, name);
     let actor = Actor::of_the_house();
     for row in &document.exchanges {
         let vhost = vhost(&row.vhost)?;

@@ -11,6 +11,7 @@ use super::state::{Effects, Got, InUse, Load, Mark, Rules, State};
 use crate::amqp::Table;
 use crate::message::Run;
 use crate::store::{Batch, Block, Durability, Source, Store};
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -78,7 +79,8 @@ pub struct Identity {
 
 pub struct Queue {
     pub identity: Identity,
-    pub settings: Settings,
+    /// What its arguments and policies say; a policy changes it.
+    settings: ArcSwap<Settings>,
     /// Told when a basic.get that had to wait may be tried again.
     pub changed: tokio::sync::Notify,
     inner: Mutex<Inner>,
@@ -245,7 +247,7 @@ impl Queue {
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             identity,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             changed: tokio::sync::Notify::new(),
             inner: Mutex::new(Inner {
                 state,
@@ -267,6 +269,15 @@ impl Queue {
     /// `queue 'q' in vhost '/'`, as RabbitMQ's texts name it.
     pub fn resource(&self) -> String {
         format!("{self:?}")
+    }
+
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Takes new settings, since a policy came, went or changed.
+    pub fn change(&self, settings: Settings, _acts: &mut Acts) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// Whether it was not deleted.

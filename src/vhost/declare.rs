@@ -5,7 +5,6 @@ use super::records;
 use super::topology::{Exchange, Removed};
 use super::{Actor, Vhost};
 use crate::amqp::Table;
-use crate::amqp::table::as_str;
 use crate::auth::Access;
 use crate::exchange::{self, Binding, Destination, Router, Type};
 use crate::queue::classic::{Acts, Counts, Identity};
@@ -132,13 +131,15 @@ impl Vhost {
             exclusive: wish.exclusive.then_some(actor.connection),
             arguments: wish.arguments.clone(),
         };
-        let queue = Queue::new(identity, settings, &self.house.store, &self.house.memory);
         let mut topology = self.topology.write();
         if topology.queues.contains_key(&*name) {
             // Somebody was faster: what is there decides.
             drop(topology);
             return self.declare_queue(actor, &name, wish);
         }
+        let applied = topology.policies.for_queue(&name, settings.queue_type);
+        let settings = Settings::with_policy(&identity.arguments, applied);
+        let queue = Queue::new(identity, settings, &self.house.store, &self.house.memory);
         topology.queues.insert(Arc::clone(&queue.identity.name), Arc::clone(&queue));
         let committed = durable.then(|| {
             let next = self.house.next_queue.load(Ordering::Relaxed);
@@ -289,19 +290,18 @@ impl Vhost {
             return Err(Refusal::access(format!("exchange name '{name}' contains reserved prefix 'amq.*'")));
         }
         exchange::check_arguments(&resource, &wish.arguments)?;
-        let alternate: Option<Arc<str>> =
-            wish.arguments.inner().get("alternate-exchange").and_then(as_str).map(Arc::from);
-        if let Some(alternate) = &alternate {
+        // A policy's alternate exchange asks nobody's permission.
+        if let Some(alternate) = &Exchange::own_alternate(&wish.arguments) {
             actor.check(Access::Read, "exchange", &self.name, &name)?;
             actor.check(Access::Write, "exchange", &self.name, permission_name(alternate))?;
         }
-        let exchange = Exchange {
+        let mut exchange = Exchange {
             auto_delete: wish.auto_delete,
             internal: wish.internal,
             arguments: wish.arguments.clone(),
-            alternate,
             ..Exchange::new(&name, kind, wish.durable)
         };
+        exchange.apply(topology.policies.for_exchange(&name));
         let committed =
             wish.durable.then(|| self.house.store.change(vec![records::put_exchange(&self.name, &exchange)]));
         topology.exchanges.insert(Arc::clone(&exchange.name), exchange);

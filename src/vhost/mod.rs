@@ -1,20 +1,24 @@
 //! One virtual host: its names and its rules.
 //!
 //! Both doors, AMQP and HTTP, come through here, so every rule about names, rights and equivalence stands once, in
-//! [`declare`]. Routing is [`publish`]. What is durable goes to the store with [`records`] and comes back with
+//! [`declare`]. Routing is [`publish`]; what policies do is [`policies`]. What is durable goes to the store with [`records`] and comes back with
 //! [`recover`].
 
 pub mod declare;
+pub mod policies;
 pub mod publish;
 pub mod records;
 pub mod recover;
 pub mod topology;
 
+#[cfg(test)]
+mod tests;
+
 use crate::auth::Permission;
 use crate::queue::classic::Memory;
 use crate::queue::consumer::ConsumerKey;
 use crate::store::Store;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use topology::Topology;
@@ -37,6 +41,9 @@ pub struct Vhost {
     topology: RwLock<Topology>,
     /// Moves with every change that may change a route.
     version: AtomicU64,
+    /// Held while a policy is set or cleared, so that queues are told in the order in which it was done. Taken with no
+    /// lock held.
+    policy_turn: Mutex<()>,
 }
 
 /// On whose behalf something is done.
@@ -67,6 +74,7 @@ impl Vhost {
             house: Arc::clone(house),
             topology: RwLock::new(Topology::predeclared()),
             version: AtomicU64::new(0),
+            policy_turn: Mutex::new(()),
         }
     }
 

@@ -3,10 +3,12 @@
 use super::topology::Exchange;
 use crate::amqp::Table;
 use crate::exchange::{Binding, Destination};
+use crate::policy::{Kind as PolicyKind, Policy};
 use crate::queue::classic::Identity;
 use crate::store::Change;
 use crate::store::keys::{Definition, Kind};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct QueueRecord {
@@ -36,6 +38,25 @@ pub struct BindingRecord {
     pub to_exchange: bool,
     pub routing_key: String,
     pub arguments: Table,
+}
+
+/// A user's policy.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    pub vhost: String,
+    pub name: String,
+    /// What [`Policy::parse`] takes.
+    #[serde(flatten)]
+    pub fields: Map<String, Json>,
+}
+
+/// A runtime parameter. An operator's policy is one, in definitions as here.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ParameterRecord {
+    pub vhost: String,
+    pub component: String,
+    pub name: String,
+    pub value: Json,
 }
 
 /// A change that writes `record`.
@@ -105,4 +126,25 @@ pub fn put_binding(vhost: &str, source: &str, binding: &Binding) -> Change {
             arguments: binding.arguments.clone(),
         },
     )
+}
+
+pub fn policy_key(vhost: &str, kind: PolicyKind, name: &str) -> Definition {
+    match kind {
+        PolicyKind::User => Definition::new(Kind::Policy, &[vhost.as_bytes(), name.as_bytes()]),
+        PolicyKind::Operator => {
+            Definition::new(Kind::Parameter, &[kind.component().as_bytes(), vhost.as_bytes(), name.as_bytes()])
+        }
+    }
+}
+
+pub fn put_policy(vhost: &str, policy: &Policy) -> Change {
+    let key = policy_key(vhost, policy.kind, &policy.name);
+    let (vhost, name, fields) = (vhost.to_owned(), policy.name.to_string(), policy.fields());
+    match policy.kind {
+        PolicyKind::User => put(key, &PolicyRecord { vhost, name, fields }),
+        PolicyKind::Operator => {
+            let component = policy.kind.component().to_owned();
+            put(key, &ParameterRecord { vhost, component, name, value: Json::Object(fields) })
+        }
+    }
 }

@@ -3,7 +3,6 @@
 use super::records::{BindingRecord, ExchangeRecord, QueueRecord};
 use super::topology::Exchange;
 use super::{House, Vhost};
-use crate::amqp::table::as_str;
 use crate::exchange::{Binding, Destination, Type};
 use crate::queue::Queue;
 use crate::queue::classic::Identity;
@@ -14,14 +13,15 @@ impl Vhost {
     /// Brings an exchange back.
     pub fn recover_exchange(&self, record: &ExchangeRecord) -> Result<(), String> {
         let kind = Type::parse(&record.kind).ok_or_else(|| format!("unknown exchange type '{}'", record.kind))?;
-        let exchange = Exchange {
+        let mut exchange = Exchange {
             auto_delete: record.auto_delete,
             internal: record.internal,
-            alternate: record.arguments.inner().get("alternate-exchange").and_then(as_str).map(Arc::from),
             arguments: record.arguments.clone(),
             ..Exchange::new(&record.name, kind, true)
         };
-        self.topology.write().exchanges.insert(Arc::clone(&exchange.name), exchange);
+        let mut topology = self.topology.write();
+        exchange.apply(topology.policies.for_exchange(&record.name));
+        topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
         Ok(())
     }
 
@@ -30,7 +30,9 @@ impl Vhost {
         let declared =
             Declared { durable: true, exclusive: false, auto_delete: record.auto_delete, arguments: &record.arguments };
         let resource = format!("queue '{}' in vhost '{}'", record.name, self.name);
-        let settings = Settings::parse(&resource, &declared).map_err(|refusal| refusal.text)?;
+        let queue_type = Settings::parse(&resource, &declared).map_err(|refusal| refusal.text)?.queue_type;
+        let applied = self.topology.read().policies.for_queue(&record.name, queue_type);
+        let settings = Settings::with_policy(&record.arguments, applied);
         let identity = Identity {
             id: record.id,
             vhost: Arc::clone(&self.name),

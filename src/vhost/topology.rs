@@ -1,7 +1,9 @@
 //! Names and what they stand for: exchanges, queues, and the bindings between them.
 
 use crate::amqp::Table;
+use crate::amqp::table::as_str;
 use crate::exchange::{Binding, Destination, Router, Type};
+use crate::policy::{Applied, Policies};
 use crate::queue::Queue;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
@@ -14,7 +16,9 @@ pub struct Exchange {
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: Table,
-    /// Where messages go that no binding takes.
+    /// Its policies, for listings and for `alternate`.
+    pub applied: Applied,
+    /// Where messages go that no binding takes, by argument or policy.
     pub alternate: Option<Arc<str>>,
     pub router: Router,
 }
@@ -28,9 +32,25 @@ impl Exchange {
             auto_delete: false,
             internal: false,
             arguments: Table::default(),
+            applied: Applied::default(),
             alternate: None,
             router: Router::new(kind),
         }
+    }
+
+    /// The alternate exchange that its own arguments name.
+    pub fn own_alternate(arguments: &Table) -> Option<Arc<str>> {
+        arguments.inner().get("alternate-exchange").and_then(as_str).map(Arc::from)
+    }
+
+    /// Takes its policies; the argument wins against them (`rabbit_policy:get_arg`). Says whether messages may go
+    /// another way now.
+    pub fn apply(&mut self, applied: Applied) -> bool {
+        let alternate = Self::own_alternate(&self.arguments).or_else(|| applied.terms().alternate_exchange);
+        let moved = alternate != self.alternate;
+        self.alternate = alternate;
+        self.applied = applied;
+        moved
     }
 }
 
@@ -39,6 +59,9 @@ impl Exchange {
 pub struct Topology {
     pub exchanges: FxHashMap<Arc<str>, Exchange>,
     pub queues: FxHashMap<Arc<str>, Arc<Queue>>,
+    /// What queues and exchanges get as they are declared. Under the same lock, so that none is declared between a
+    /// policy's change and the search for those that it concerns.
+    pub policies: Policies,
     /// The exchanges with bindings to a destination, so that its end needs no search.
     sources: FxHashMap<Destination, FxHashSet<Arc<str>>>,
 }

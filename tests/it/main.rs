@@ -11,6 +11,7 @@ mod handshake;
 mod layers;
 mod life;
 mod paging;
+mod policies;
 mod scripts;
 mod slow_reader;
 mod support;

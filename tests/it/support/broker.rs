@@ -142,8 +142,12 @@ impl Broker {
 
     /// Starts again with other flags.
     pub fn restart_with(&mut self, flags: &[&str]) {
+        self.try_restart_with(flags).unwrap_or_else(|refused| panic!("the broker does not start again: {refused:?}"));
+    }
+
+    pub fn try_restart_with(&mut self, flags: &[&str]) -> Result<(), Refused> {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        self.restart();
+        self.try_restart()
     }
 
     /// A second broker that is meant to end at once: on `folder` and `port`.

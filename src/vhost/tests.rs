@@ -1,0 +1,199 @@
+use super::declare::{ExchangeWish, QueueWish};
+use super::*;
+use crate::amqp::{Table, Value};
+use crate::policy::{Applied, Kind, Policy};
+use crate::queue::settings::{Overflow, Settings};
+use crate::store::{Durability, Options, Store};
+use serde_json::json;
+use tempfile::TempDir;
+
+/// A virtual host on a folder of its own, which must outlive it.
+fn vhost() -> (TempDir, Vhost) {
+    let folder = TempDir::new().unwrap();
+    let options = Options {
+        folder: folder.path().to_owned(),
+        durability: Durability::Memory,
+        write_buffer_bytes: 1 << 20,
+        backlog_bytes_max: 1 << 20,
+    };
+    let house = House {
+        store: Store::open(&options).unwrap(),
+        memory: Arc::new(Memory::new(1 << 20, 1 << 20)),
+        next_queue: AtomicU64::new(1),
+        next_consumer: AtomicU64::new(0),
+    };
+    (folder, Vhost::new("/", &Arc::new(house)))
+}
+
+fn declare(vhost: &Vhost, name: &str, arguments: &[(&str, Value)]) -> Arc<crate::queue::Queue> {
+    let mut table = Table::default();
+    for (key, value) in arguments {
+        table.insert((*key).into(), value.clone());
+    }
+    let wish = QueueWish { durable: true, exclusive: false, auto_delete: false, arguments: table };
+    vhost.declare_queue(&Actor::of_the_house(), name, wish).unwrap().0.0
+}
+
+fn declare_exchange(vhost: &Vhost, name: &str, alternate: Option<&str>) {
+    let mut arguments = Table::default();
+    if let Some(alternate) = alternate {
+        arguments.insert("alternate-exchange".into(), text(alternate));
+    }
+    let wish =
+        ExchangeWish { kind: "direct".to_owned(), durable: true, auto_delete: false, internal: false, arguments };
+    vhost.declare_exchange(&Actor::of_the_house(), name, &wish).unwrap();
+}
+
+fn text(text: &str) -> Value {
+    Value::LongString(text.into())
+}
+
+fn int(number: i64) -> Value {
+    Value::LongLongInt(number)
+}
+
+fn set(vhost: &Vhost, kind: Kind, name: &str, priority: i64, definition: serde_json::Value) {
+    let json = json!({"pattern": "^[qx]", "definition": definition, "priority": priority});
+    drop(vhost.set_policy(Policy::parse(kind, name, json.as_object().unwrap()).unwrap()));
+}
+
+fn names(applied: &Applied) -> (Option<&str>, Option<&str>) {
+    (applied.policy.as_ref().map(|policy| &*policy.name), applied.operator_policy.as_ref().map(|policy| &*policy.name))
+}
+
+#[test]
+fn a_queue_has_its_policies_from_the_start_and_follows_their_changes() {
+    let (_folder, vhost) = vhost();
+    let before = declare(&vhost, "q1", &[]);
+    let other = declare(&vhost, "other", &[]);
+    assert_eq!(names(&before.settings().applied), (None, None));
+    set(&vhost, Kind::User, "p", 0, json!({"max-length": 5}));
+    let after = declare(&vhost, "q2", &[]);
+    for queue in [&before, &after] {
+        assert_eq!((names(&queue.settings().applied), queue.settings().max_length), ((Some("p"), None), Some(5)));
+    }
+    set(&vhost, Kind::Operator, "o", 0, json!({"max-length": 3}));
+    assert_eq!((names(&after.settings().applied), after.settings().max_length), ((Some("p"), Some("o")), Some(3)));
+    set(&vhost, Kind::User, "p", 0, json!({"max-length": 2}));
+    set(&vhost, Kind::User, "higher", 1, json!({"expires": 9}));
+    let settings = before.settings();
+    assert_eq!(names(&settings.applied), (Some("higher"), Some("o")));
+    assert_eq!((settings.max_length, settings.expires_ms), (Some(3), Some(9)));
+    assert!(vhost.clear_policy(Kind::Operator, "o").is_some());
+    assert!(vhost.clear_policy(Kind::Operator, "o").is_none());
+    assert!(vhost.clear_policy(Kind::User, "higher").is_some());
+    assert_eq!((names(&before.settings().applied), before.settings().max_length), ((Some("p"), None), Some(2)));
+    assert!(vhost.clear_policy(Kind::User, "p").is_some());
+    assert_eq!(*before.settings(), *other.settings());
+}
+
+#[test]
+fn policies_are_listed_by_kind_and_name() {
+    let (_folder, vhost) = vhost();
+    set(&vhost, Kind::User, "b", 3, json!({"expires": 1}));
+    set(&vhost, Kind::User, "a", 0, json!({"expires": 2}));
+    set(&vhost, Kind::Operator, "c", 0, json!({"expires": 3}));
+    let listed: Vec<_> = vhost.policies(Kind::User).iter().map(|policy| policy.name.to_string()).collect();
+    assert_eq!(listed, ["a", "b"]);
+    assert_eq!(vhost.policies(Kind::Operator).len(), 1);
+    assert_eq!(vhost.policy(Kind::User, "b").unwrap().priority, 3);
+    assert_eq!(vhost.policy(Kind::User, "c"), None);
+}
+
+#[test]
+fn a_queue_whose_settings_stay_is_left_alone() {
+    let (_folder, vhost) = vhost();
+    let queue = declare(&vhost, "q", &[]);
+    set(&vhost, Kind::User, "p", 1, json!({"max-length": 5}));
+    let settings = queue.settings();
+    set(&vhost, Kind::User, "p", 1, json!({"max-length": 5}));
+    set(&vhost, Kind::User, "lower", 0, json!({"max-length": 1}));
+    assert!(Arc::ptr_eq(&settings, &queue.settings()));
+}
+
+#[test]
+fn what_the_type_does_not_support_leaves_the_place_to_another_policy() {
+    let (_folder, vhost) = vhost();
+    set(&vhost, Kind::User, "for both", 0, json!({"max-length": 5}));
+    set(&vhost, Kind::User, "for quorum", 1, json!({"delivery-limit": 7, "max-length": 1}));
+    let classic = declare(&vhost, "q classic", &[]);
+    let quorum = declare(&vhost, "q quorum", &[("x-queue-type", text("quorum"))]);
+    assert_eq!(names(&classic.settings().applied).0, Some("for both"));
+    assert_eq!(classic.settings().max_length, Some(5));
+    assert_eq!(names(&quorum.settings().applied).0, Some("for quorum"));
+    assert_eq!((quorum.settings().max_length, quorum.settings().delivery_limit), (Some(1), Some(7)));
+}
+
+#[test]
+fn arguments_and_policies_meet_in_a_queues_settings() {
+    let (_folder, vhost) = vhost();
+    let arguments = [
+        ("x-message-ttl", int(100)),
+        ("x-max-length", int(1)),
+        ("x-overflow", text("drop-head")),
+        ("x-dead-letter-exchange", text("own")),
+    ];
+    let queue = declare(&vhost, "q", &arguments);
+    set(
+        &vhost,
+        Kind::User,
+        "p",
+        0,
+        json!({"message-ttl": 50, "max-length": 3, "overflow": "reject-publish", "dead-letter-exchange": "theirs",
+               "dead-letter-routing-key": "k"}),
+    );
+    let settings = queue.settings();
+    assert_eq!((settings.message_ttl_ms, settings.max_length), (Some(50), Some(1)));
+    assert_eq!(settings.overflow, Overflow::DropHead);
+    assert_eq!(settings.dead_letter_exchange.as_deref(), Some("own"));
+    assert_eq!(settings.dead_letter_routing_key.as_deref(), Some("k"));
+}
+
+#[test]
+fn an_exchange_has_its_alternate_by_policy_unless_an_argument_names_one() {
+    let (_folder, vhost) = vhost();
+    let alternate = |vhost: &Vhost, name: &str| {
+        vhost.topology.read().exchanges[name].alternate.as_ref().map(|alternate| alternate.to_string())
+    };
+    declare_exchange(&vhost, "x", None);
+    declare_exchange(&vhost, "x own", Some("own"));
+    let version = vhost.version();
+    set(&vhost, Kind::User, "p", 0, json!({"alternate-exchange": "theirs"}));
+    assert_ne!(vhost.version(), version, "routes have to be found anew");
+    declare_exchange(&vhost, "x later", None);
+    assert_eq!(alternate(&vhost, "x").as_deref(), Some("theirs"));
+    assert_eq!(alternate(&vhost, "x later").as_deref(), Some("theirs"));
+    assert_eq!(alternate(&vhost, "x own").as_deref(), Some("own"));
+    assert_eq!(alternate(&vhost, "amq.direct"), None);
+    assert_eq!(names(&vhost.policies_of_exchange("x own").unwrap()), (Some("p"), None));
+    assert_eq!(vhost.policies_of_exchange("nowhere"), None);
+    let version = vhost.version();
+    set(&vhost, Kind::User, "p", 0, json!({"alternate-exchange": "theirs", "message-ttl": 5}));
+    assert_eq!(vhost.version(), version, "no message goes another way");
+    assert!(vhost.clear_policy(Kind::User, "p").is_some());
+    assert_ne!(vhost.version(), version);
+    assert_eq!((alternate(&vhost, "x"), alternate(&vhost, "x own")), (None, Some("own".to_owned())));
+}
+
+#[test]
+fn policies_that_change_from_many_sides_end_in_what_is_listed() {
+    let (_folder, vhost) = vhost();
+    let queues: Vec<_> = (0..10).map(|number| declare(&vhost, &format!("q{number}"), &[])).collect();
+    std::thread::scope(|scope| {
+        for side in 0..4_i64 {
+            let vhost = &vhost;
+            scope.spawn(move || {
+                for round in 0..50 {
+                    set(vhost, Kind::User, "p", 0, json!({"max-length": side * 100 + round}));
+                    drop(declare(vhost, &format!("q{side}-{round}"), &[]));
+                }
+            });
+        }
+    });
+    let policy = vhost.policy(Kind::User, "p").unwrap();
+    let expected = Settings::with_policy(&Table::default(), Applied { policy: Some(policy), operator_policy: None });
+    assert_eq!(vhost.queues().len(), 210);
+    for queue in queues.into_iter().chain(vhost.queues()) {
+        assert_eq!(*queue.settings(), expected);
+    }
+}
