@@ -129,13 +129,13 @@ pub struct GlobalParameter {
 pub struct Policy {
     pub vhost: String,
     pub name: String,
-    /// A pattern that `auth` takes, over names of exchanges and queues.
+    /// A pattern that `policy` takes, over names of exchanges and queues.
     pub pattern: String,
     /// One of [`Policy::APPLY_TO`].
     #[serde(rename = "apply-to")]
     pub apply_to: String,
     pub priority: i64,
-    /// Never empty.
+    /// One that `policy` takes.
     pub definition: serde_json::Map<String, Json>,
 }
 

@@ -10,7 +10,8 @@ use serde_json::Value as Json;
 
 use super::check;
 use super::*;
-use crate::auth::{Algorithm, Pattern, hash};
+use crate::auth::{Algorithm, Pattern, Unusable, hash};
+use crate::policy;
 use crate::written::{Field, Node, Place, Remark, Remarks, Tree, nearest, read_json, read_toml};
 
 /// Octets of a name, as AMQP's short strings have.
@@ -306,9 +307,9 @@ fn permission(record: &mut Record<'_>, reading: &mut Reading<'_>) -> Permission 
     Permission {
         user: record.name("user", reading),
         vhost: record.vhost(reading),
-        configure: record.pattern("configure", reading),
-        write: record.pattern("write", reading),
-        read: record.pattern("read", reading),
+        configure: record.pattern("configure", Pattern::new, reading),
+        write: record.pattern("write", Pattern::new, reading),
+        read: record.pattern("read", Pattern::new, reading),
     }
 }
 
@@ -323,12 +324,25 @@ fn topic_permission(record: &mut Record<'_>, reading: &mut Reading<'_>) -> Topic
 }
 
 fn parameter(record: &mut Record<'_>, reading: &mut Reading<'_>) -> Parameter {
-    Parameter {
+    let parameter = Parameter {
         vhost: record.vhost(reading),
         component: record.required("component", reading),
         name: record.required("name", reading),
         value: record.json("value", reading),
+    };
+    let kind = policy::Kind::Operator;
+    if parameter.component == kind.component() {
+        let fields = parameter.value.as_object().cloned().unwrap_or_default();
+        let unknown = fields.get("definition").and_then(Json::as_object).is_some_and(|definition| {
+            let path = format!("{}.definition", record.key("value"));
+            unknown_keys(kind, definition, Place::file(reading.path, record.line_of("value")), &path, reading)
+        });
+        match policy::Policy::parse(kind, &parameter.name, &fields) {
+            Err(mistakes) if !unknown => record.mistake("value", mistakes.to_string(), reading),
+            _ => {}
+        }
     }
+    parameter
 }
 
 fn global_parameter(record: &mut Record<'_>, reading: &mut Reading<'_>) -> GlobalParameter {
@@ -339,15 +353,48 @@ fn policy(record: &mut Record<'_>, reading: &mut Reading<'_>) -> Policy {
     let definition = record.map("definition", reading).unwrap_or_default();
     if definition.is_empty() {
         record.mistake("definition", "must say something", reading);
+    } else {
+        let kind = policy::Kind::User;
+        let place = Place::file(reading.path, record.line_of("definition"));
+        let unknown = unknown_keys(kind, &definition, place, &record.key("definition"), reading);
+        match policy::Definition::parse(kind, &Json::Object(definition.clone())) {
+            Err(mistake) if !unknown => record.mistake("definition", mistake, reading),
+            _ => {}
+        }
     }
     Policy {
         vhost: record.vhost(reading),
         name: record.name("name", reading),
-        pattern: record.pattern("pattern", reading),
+        pattern: record.pattern("pattern", Pattern::of_policy, reading),
         apply_to: record.choice("apply-to", &Policy::APPLY_TO, reading).unwrap_or("all").to_owned(),
         priority: record.integer("priority", 0, reading),
         definition,
     }
+}
+
+/// Tells of keys that no policy of this kind knows, as RabbitMQ refuses the whole file for; says whether there are any.
+fn unknown_keys(
+    kind: policy::Kind,
+    definition: &serde_json::Map<String, Json>,
+    place: Place,
+    path: &str,
+    reading: &mut Reading<'_>,
+) -> bool {
+    let unknown: Vec<_> = definition.keys().filter(|key| policy::keys(kind).all(|known| known != *key)).collect();
+    for key in &unknown {
+        let what = match (kind, key.starts_with("ha-")) {
+            (_, true) => "mirrored queues are gone since RabbitMQ 4.0; quorum queues are in their place",
+            (policy::Kind::User, false) => "no policy knows this key",
+            (policy::Kind::Operator, false) => "no operator policy knows this key",
+        };
+        reading.remarks.mistakes.push(Remark {
+            place: place.clone(),
+            key: format!("{path}.{key}"),
+            what: what.to_owned(),
+            suggestion: nearest(key, policy::keys(kind)).map(str::to_owned),
+        });
+    }
+    !unknown.is_empty()
 }
 
 fn queue(record: &mut Record<'_>, reading: &mut Reading<'_>) -> Queue {
@@ -532,9 +579,14 @@ impl<'n> Record<'n> {
         word
     }
 
-    fn pattern(&mut self, name: &'static str, reading: &mut Reading<'_>) -> String {
+    fn pattern(
+        &mut self,
+        name: &'static str,
+        compile: impl Fn(&str) -> Result<Pattern, Unusable>,
+        reading: &mut Reading<'_>,
+    ) -> String {
         let pattern = self.required(name, reading);
-        if let Err(unusable) = Pattern::new(&pattern) {
+        if let Err(unusable) = compile(&pattern) {
             self.mistake(name, unusable.to_string(), reading);
         }
         pattern

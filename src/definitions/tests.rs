@@ -38,7 +38,8 @@ const EXPORT_4_3: &str = r#"{
     "default_queue_type": "classic", "protected_from_deletion": true}}],
   "permissions": [{"user": "hare", "vhost": "/", "configure": ".*", "write": "^a", "read": ""}],
   "topic_permissions": [{"user": "hare", "vhost": "/", "exchange": "amq.topic", "write": "^{username}", "read": ".*"}],
-  "parameters": [{"vhost": "/", "component": "operator_policy", "name": "o", "value": {"pattern": "x", "n": 1}}],
+  "parameters": [{"vhost": "/", "component": "operator_policy", "name": "o",
+    "value": {"pattern": "x", "definition": {"max-length": 5}, "priority": 1, "apply-to": "all"}}],
   "global_parameters": [{"name": "internal_cluster_id", "value": "rabbitmq-cluster-id-1"}],
   "policies": [{"vhost": "/", "name": "p", "pattern": "^q", "apply-to": "queues", "priority": 3,
     "definition": {"max-length": 5}}],
@@ -64,7 +65,7 @@ fn an_export_of_rabbitmq_4_is_read_whole() {
     assert_eq!(vhost.metadata.default_queue_type.as_deref(), Some("classic"));
     assert_eq!(document.permissions[0].write, "^a");
     assert_eq!(document.topic_permissions[0].exchange, "amq.topic");
-    assert_eq!(document.parameters[0].value["n"], 1);
+    assert_eq!(document.parameters[0].value["priority"], 1);
     assert_eq!((document.policies[0].priority, document.policies[0].apply_to.as_str()), (3, "queues"));
     let queue = &document.queues[0];
     assert_eq!(queue.queue_type.as_deref(), Some("quorum"));
@@ -107,7 +108,7 @@ fn exports_of_older_brokers_are_read() {
                   {\"name\": \"b\", \"password_hash\": null, \"tags\": \"\"}],
         \"vhosts\": [{\"name\": \"/\", \"limits\": [], \"description\": \"d\", \"tags\": [\"t\"], \"tracing\": false}],
         \"queues\": [{\"name\": \"q\", \"vhost\": \"/\", \"durable\": true, \"auto_delete\": false, \"arguments\": []}],
-        \"policies\": [{\"vhost\": \"/\", \"name\": \"p\", \"pattern\": \"\", \"definition\": {\"a\": 1}}]
+        \"policies\": [{\"vhost\": \"/\", \"name\": \"p\", \"pattern\": \"\", \"definition\": {\"expires\": 1}}]
     }";
     let read = document(json(text));
     assert_eq!(read.users[0].tags, ["administrator", "monitoring"]);
@@ -307,6 +308,32 @@ fn importing_into_a_virtual_host_leaves_out_what_belongs_to_none() {
     let read = document(Document::from_json(EXPORT_4_3, Path::new("d.json"), Target::Vhost("v")));
     assert_eq!((read.users.len(), read.vhosts.len(), read.permissions.len()), (0, 0, 0));
     assert_eq!((read.queues[0].vhost.as_str(), read.policies[0].vhost.as_str()), ("v", "v"));
+}
+
+#[test]
+fn policies_that_rabbitmq_refuses_are_mistakes() {
+    let text = r#"{"policies": [
+  {"vhost": "/", "name": "a", "pattern": "", "definition": {"max-lenght": 1, "ha-mode": "all"}},
+  {"vhost": "/", "name": "b", "pattern": "", "definition": {"max-length": -1}},
+  {"vhost": "/", "name": "c", "pattern": "", "definition": {"delivery-limit": -1}}],
+"parameters": [
+  {"vhost": "/", "component": "operator_policy", "name": "d", "value": {"pattern": "(?=x)", "definition": {"expires": 0}}},
+  {"vhost": "/", "component": "operator_policy", "name": "e", "value": {"pattern": "", "definition": {"max-age": "1h"}}},
+  {"vhost": "/", "component": "operator_policy", "name": "f", "value": 5},
+  {"vhost": "/", "component": "shovel", "name": "g", "value": 5}]}"#;
+    assert_eq!(
+        mistakes(json(text)),
+        [
+            "d.json:6: parameters[0].value: 0 is not a valid queue expiry; pattern should be regular expression but is \
+             invalid: look-around, including look-ahead and look-behind, is not supported",
+            "d.json:7: parameters[1].value.definition.max-age: no operator policy knows this key",
+            "d.json:8: parameters[2].value: Key \"definition\" not found in f; Key \"pattern\" not found in f",
+            "d.json:2: policies[0].definition.max-lenght: no policy knows this key (did you mean 'max-length'?)",
+            "d.json:2: policies[0].definition.ha-mode: mirrored queues are gone since RabbitMQ 4.0; quorum queues are in \
+             their place",
+            "d.json:3: policies[1].definition: -1 is not a valid maximum length",
+        ]
+    );
 }
 
 #[test]
