@@ -71,6 +71,31 @@ pub struct Properties<'a> {
 /// The raw properties of a message that has none.
 pub const NO_PROPERTIES: &[u8] = &[0, 0];
 
+/// Whether raw properties have an `expiration`, read or not.
+pub fn has_expiration(raw: &[u8]) -> bool {
+    flags(raw) & EXPIRATION != 0
+}
+
+/// Whether raw properties have a `priority`, read or not.
+pub fn has_priority(raw: &[u8]) -> bool {
+    flags(raw) & PRIORITY != 0
+}
+
+/// Raw properties without the header `BCC`. What can't be read stays as it is.
+pub fn without_bcc(raw: &[u8]) -> Vec<u8> {
+    match Properties::parse(raw) {
+        Ok(properties) => match properties.headers {
+            Some(headers) => properties.with_headers(raw, &headers.without(b"BCC")),
+            None => raw.to_vec(),
+        },
+        Err(_) => raw.to_vec(),
+    }
+}
+
+fn flags(raw: &[u8]) -> u16 {
+    raw.first_chunk().map_or(0, |flags| u16::from_be_bytes(*flags))
+}
+
 impl<'a> Properties<'a> {
     /// Reads the raw properties (flags first). An error is a syntax error of the publisher's.
     pub fn parse(raw: &'a [u8]) -> Result<Self, Malformed> {

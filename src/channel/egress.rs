@@ -6,8 +6,9 @@
 //! are given when frames are cut, so tags, unacknowledged deliveries and confirms have one owner: [`Sent`], behind one
 //! short lock.
 
-use crate::amqp::{ReplyCode, frame, method, properties::ContentHeader};
-use crate::message::Message;
+use crate::amqp::properties::{self, ContentHeader};
+use crate::amqp::{ReplyCode, frame, method};
+use crate::message::{Marks, Message};
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet};
@@ -621,10 +622,15 @@ fn unacked(tag: u64, queue: &Arc<Queue>, delivery: &Delivery) -> Unacked {
     }
 }
 
-/// Writes a message's content header and body.
+/// Writes a message's content header and body, without its `BCC`.
 pub fn write_content(out: &mut Vec<u8>, channel: u16, message: &Message<'_>, frame_max: u32) {
+    let body_bytes = message.body.len() as u64;
     frame::write(out, frame::HEADER, channel, |out| {
-        ContentHeader::write(out, message.body.len() as u64, message.properties);
+        if message.marks.contain(Marks::BCC) {
+            ContentHeader::write(out, body_bytes, &properties::without_bcc(message.properties));
+        } else {
+            ContentHeader::write(out, body_bytes, message.properties);
+        }
     });
     frame::write_body(out, channel, message.body, frame_max);
 }

@@ -6,7 +6,7 @@ use crate::amqp::method::{PUBLISH, Publish, split_address};
 use crate::amqp::properties::{ContentHeader, Properties};
 use crate::amqp::table::{Field, Fields};
 use crate::amqp::{BASIC, ReplyCode, frame};
-use crate::message::{Message, Packer, Partial, Run};
+use crate::message::{Marks, Message, Packer, Partial, Run, Traits};
 use crate::queue::classic::{Ticket, Waiter};
 use crate::queue::consumer::Outlet;
 use crate::refusal::Refusal;
@@ -100,15 +100,14 @@ impl Publisher {
         &mut self,
         route: &Arc<Route>,
         message: &Message<'_>,
-        persistent: bool,
+        traits: Traits,
         channel: u16,
         epoch: u64,
         cx: &mut Context,
     ) {
-        let bytes = message.address.len() + message.properties.len() + message.body.len() + 4;
-        let at = self.run_for(route, persistent, bytes, channel, epoch, cx);
+        let at = self.run_for(route, traits.persistent, message.packed_bytes(), channel, epoch, cx);
         let open = &mut self.open[at];
-        open.packer.push(message.address, message.properties, message.body, persistent);
+        open.packer.push(message, traits);
         if let Some(sequence) = self.sequence {
             add(&mut open.sequence, sequence);
         }
@@ -223,8 +222,12 @@ impl Routes {
     }
 }
 
-/// A message's route, whether it is persistent, and its new properties if it must not keep its own.
-type Accepted = (Arc<Route>, bool, Option<Vec<u8>>);
+/// What was found out about a message when it was checked.
+struct Accepted {
+    route: Arc<Route>,
+    marks: Marks,
+    traits: Traits,
+}
 
 /// Why a message is refused.
 enum Refused {
@@ -268,8 +271,9 @@ impl Channel {
         }
         self.check_header(header, cx)?;
         let (exchange, routing_key, _) = split_address(publish.address).unwrap_or_default();
-        let message = Message { address: publish.address, exchange, routing_key, properties: header.properties, body };
-        self.publish(&message, publish.mandatory, cx)
+        let (address, marks, properties) = (publish.address, Marks::NONE, header.properties);
+        let message = Message { address, exchange, routing_key, marks, properties, body };
+        self.publish(message, publish.mandatory, cx)
     }
 
     /// basic.publish, its content to follow.
@@ -343,13 +347,11 @@ impl Channel {
         let message = partial.message();
         let large = message.body.len() >= 64 << 10;
         if !large || self.tx.is_some() {
-            return self.publish(&message, mandatory, cx);
+            return self.publish(message, mandatory, cx);
         }
-        let (route, persistent, rewritten) = self.accept(&message, cx).map_err(fault)?;
-        if let Some(properties) = rewritten {
-            self.send(&route, &Message { properties: &properties, ..message }, persistent, mandatory, cx);
-        } else if route.targets.is_empty() {
-            self.send(&route, &message, persistent, mandatory, cx);
+        let accepted = self.accept(&message, cx).map_err(fault)?;
+        if accepted.route.targets.is_empty() {
+            self.send(message, accepted, mandatory, cx);
         } else {
             let (number, epoch) = (self.number, self.epoch);
             self.publisher.close_runs(number, epoch, cx);
@@ -358,17 +360,15 @@ impl Channel {
                 *last += 1;
                 add(&mut sequence, *last);
             }
-            hand_run(partial.into_run(persistent), &route, sequence, number, epoch, cx);
+            let Accepted { route, marks, traits } = accepted;
+            hand_run(partial.into_run(marks, traits), &route, sequence, number, epoch, cx);
         }
         Ok(())
     }
 
-    fn publish(&mut self, message: &Message<'_>, mandatory: bool, cx: &mut Context) -> Result<(), Fault> {
-        let (route, persistent, rewritten) = self.accept(message, cx).map_err(fault)?;
-        match &rewritten {
-            Some(properties) => self.send(&route, &Message { properties, ..*message }, persistent, mandatory, cx),
-            None => self.send(&route, message, persistent, mandatory, cx),
-        }
+    fn publish(&mut self, message: Message<'_>, mandatory: bool, cx: &mut Context) -> Result<(), Fault> {
+        let accepted = self.accept(&message, cx).map_err(fault)?;
+        self.send(message, accepted, mandatory, cx);
         Ok(())
     }
 
@@ -388,11 +388,11 @@ impl Channel {
         if let Some(expiration) = properties.expiration {
             check_expiration(expiration)?;
         }
-        let (mut extra, mut rewritten) = (Vec::new(), None);
+        let (mut extra, mut marks) = (Vec::new(), Marks::NONE);
         if let Some(headers) = properties.headers {
             extra = extra_keys(headers)?;
             if headers.get(b"BCC").is_some() {
-                rewritten = Some(properties.with_headers(message.properties, &headers.without(b"BCC")));
+                marks = Marks::BCC;
             }
         }
         if let Some(user) = properties.user_id
@@ -405,29 +405,31 @@ impl Channel {
             ))
             .into());
         }
-        let persistent = properties.persistent();
+        let traits = Traits::of(&properties);
         if let Some(route) = remembered
             && extra.is_empty()
         {
-            return Ok((route, persistent, rewritten));
+            return Ok(Accepted { route, marks, traits });
         }
         let keys = std::iter::once(routing_key).chain(extra.iter().copied());
         let route = Arc::new(cx.vhost.route(exchange, keys, properties.headers, true)?);
         if route.cacheable && extra.is_empty() {
             self.publisher.routes.put(message.address, &route);
         }
-        Ok((route, persistent, rewritten))
+        Ok(Accepted { route, marks, traits })
     }
 
-    fn send(&mut self, route: &Arc<Route>, message: &Message<'_>, persistent: bool, mandatory: bool, cx: &mut Context) {
+    fn send(&mut self, mut message: Message<'_>, accepted: Accepted, mandatory: bool, cx: &mut Context) {
+        let Accepted { route, marks, traits } = accepted;
+        message.marks = marks;
         if let Some(sequence) = &mut self.publisher.sequence {
             *sequence += 1;
         }
         if !route.targets.is_empty() {
             let (number, epoch) = (self.number, self.epoch);
             match &mut self.tx {
-                Some(tx) => tx.pack(&mut self.publisher, route, message, persistent),
-                None => self.publisher.pack(route, message, persistent, number, epoch, cx),
+                Some(tx) => tx.pack(&mut self.publisher, &route, &message, traits),
+                None => self.publisher.pack(&route, &message, traits, number, epoch, cx),
             }
             return;
         }
@@ -437,7 +439,7 @@ impl Channel {
                 Some(tx) => tx.returns(),
                 None => &mut cx.frames,
             };
-            write_returned(out, self.number, message, frame_max);
+            write_returned(out, self.number, &message, frame_max);
         }
         if let Some(sequence) = self.publisher.sequence {
             add(&mut self.publisher.unrouted, sequence);
@@ -451,20 +453,20 @@ impl Publisher {
         &mut self,
         route: &Arc<Route>,
         message: &Message<'_>,
-        persistent: bool,
+        traits: Traits,
         aside: &mut Vec<(Arc<Route>, Run)>,
     ) {
-        let bytes = message.address.len() + message.properties.len() + message.body.len() + 4;
+        let bytes = message.packed_bytes();
         let same = self
             .open
             .last()
-            .is_some_and(|last| Arc::ptr_eq(&last.route, route) && last.packer.accepts(persistent, bytes));
+            .is_some_and(|last| Arc::ptr_eq(&last.route, route) && last.packer.accepts(traits.persistent, bytes));
         if !same {
             aside.append(&mut self.take_runs());
             self.open.push(Open { route: Arc::clone(route), packer: Packer::default(), sequence: Vec::new() });
         }
         if let Some(open) = self.open.last_mut() {
-            open.packer.push(message.address, message.properties, message.body, persistent);
+            open.packer.push(message, traits);
         }
     }
 }

@@ -5,7 +5,7 @@ use super::consume::{Outcome, requeue};
 use super::egress::Unacked;
 use super::publish::Publisher;
 use super::{Channel, Context};
-use crate::message::{Message, Run};
+use crate::message::{Message, Run, Traits};
 use crate::queue::classic::{Ticket, Waiter};
 use crate::queue::consumer::Outlet;
 use crate::refusal::Refusal;
@@ -48,9 +48,9 @@ impl Transaction {
         publisher: &mut Publisher,
         route: &Arc<Route>,
         message: &Message<'_>,
-        persistent: bool,
+        traits: Traits,
     ) {
-        publisher.pack_aside(route, message, persistent, &mut self.runs);
+        publisher.pack_aside(route, message, traits, &mut self.runs);
     }
 
     /// Takes what was packed so far, before it is handed to queues.

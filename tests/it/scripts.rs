@@ -10,7 +10,7 @@
 //!
 //! `LEVERET_WRITE_SCRIPTS=1` writes down what really happened, for somebody to read and judge.
 
-use leveret::message::{Packer, Run};
+use leveret::message::{Marks, Message, Packer, Run, Traits};
 use leveret::queue::Ranges;
 use leveret::queue::consumer::{ConsumerKey, Delivery, Terms};
 use leveret::queue::state::{Effects, Got, Load, Mark, Rules, State};
@@ -82,7 +82,15 @@ impl Script {
                 let names: Vec<&str> = arguments.iter().filter(|word| **word != "transient").copied().collect();
                 let mut packer = Packer::default();
                 for name in &names {
-                    packer.push(b"\0\0", &[0, 0], name.as_bytes(), !flag("transient"));
+                    let message = Message {
+                        address: &[0, 0],
+                        exchange: b"",
+                        routing_key: b"",
+                        marks: Marks::NONE,
+                        properties: &[0, 0],
+                        body: name.as_bytes(),
+                    };
+                    packer.push(&message, Traits { persistent: !flag("transient"), ..Traits::default() });
                 }
                 self.state.publish(Arc::new(packer.finish()), Some(names.join(" ")), &mut effects);
             }

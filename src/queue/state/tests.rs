@@ -1,7 +1,7 @@
 //! The machine against a naive queue and a disk that forgets what was not synced.
 
 use super::*;
-use crate::message::Packer;
+use crate::message::{Marks, Message, Packer, Traits};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,7 +111,15 @@ fn run(first: u64, count: u64, persistent: bool, bytes: usize) -> Arc<Run> {
     for number in first..first + count {
         let mut body = number.to_be_bytes().to_vec();
         body.resize(8 + bytes, 0);
-        packer.push(b"\0\0", &[0, 0], &body, persistent);
+        let message = Message {
+            address: &[0, 0],
+            exchange: b"",
+            routing_key: b"",
+            marks: Marks::NONE,
+            properties: &[0, 0],
+            body: &body,
+        };
+        packer.push(&message, Traits { persistent, ..Traits::default() });
     }
     Arc::new(packer.finish())
 }
