@@ -3,7 +3,7 @@
 //! The octets from the flags on are kept as the publisher wrote them. [`Properties`] walks over them once, checks
 //! that they are well formed, and remembers where the few fields stand that the broker itself reads.
 
-use super::table::{Fields, Malformed};
+use super::table::{Fields, Malformed, Writer};
 
 const CONTENT_TYPE: u16 = 1 << 15;
 const CONTENT_ENCODING: u16 = 1 << 14;
@@ -64,8 +64,10 @@ pub struct Properties<'a> {
     pub reply_to: Option<&'a [u8]>,
     pub expiration: Option<&'a [u8]>,
     pub user_id: Option<&'a [u8]>,
-    /// Where the headers' octets (without their length) start in the raw properties.
+    /// Where the headers start in the raw properties, their length first, or where they would.
     headers_at: usize,
+    /// Where the expiration starts, its length first, if there is one.
+    expiration_at: usize,
 }
 
 /// The raw properties of a message that has none.
@@ -92,6 +94,25 @@ pub fn without_bcc(raw: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Raw properties as a quorum queue delivers them again: how often the message went out before, and how often it came
+/// back as failed. A count of 0 is not told, and then a client's own header of the name stays, as in RabbitMQ
+/// (rabbit_fifo_client.erl, `add_delivery_count_header`).
+pub fn with_counts(raw: &[u8], acquired: u32, failed: u32) -> Vec<u8> {
+    let mut counts = Writer::default();
+    for (name, count) in [("x-acquired-count", acquired), ("x-delivery-count", failed)] {
+        if count > 0 {
+            counts.key(name).long(count.into());
+        }
+    }
+    match Properties::parse(raw) {
+        Ok(properties) if !counts.octets().is_empty() => {
+            let headers = properties.headers.unwrap_or(Fields::EMPTY);
+            properties.with_headers(raw, &headers.merged(counts.fields()))
+        }
+        _ => raw.to_vec(),
+    }
+}
+
 fn flags(raw: &[u8]) -> u16 {
     raw.first_chunk().map_or(0, |flags| u16::from_be_bytes(*flags))
 }
@@ -107,6 +128,7 @@ impl<'a> Properties<'a> {
             expiration: None,
             user_id: None,
             headers_at: 0,
+            expiration_at: 0,
         };
         let (flags, mut rest) = raw.split_first_chunk::<2>().ok_or(Malformed::Truncated)?;
         let flags = u16::from_be_bytes(*flags);
@@ -119,10 +141,9 @@ impl<'a> Properties<'a> {
                 short(&mut rest)?;
             }
         }
+        found.headers_at = raw.len() - rest.len();
         if flags & HEADERS != 0 {
-            let octets = long(&mut rest)?;
-            found.headers_at = raw.len() - rest.len() - octets.len();
-            found.headers = Some(Fields::check(octets)?);
+            found.headers = Some(Fields::check(long(&mut rest)?)?);
         }
         if flags & DELIVERY_MODE != 0 {
             found.delivery_mode = Some(octet(&mut rest)?);
@@ -134,10 +155,11 @@ impl<'a> Properties<'a> {
             if flags & flag == 0 {
                 continue;
             }
+            let at = raw.len() - rest.len();
             let text = if flag == TIMESTAMP { bytes(&mut rest, 8)? } else { short(&mut rest)? };
             match flag {
                 REPLY_TO => found.reply_to = Some(text),
-                EXPIRATION => found.expiration = Some(text),
+                EXPIRATION => (found.expiration, found.expiration_at) = (Some(text), at),
                 USER_ID => found.user_id = Some(text),
                 _ => {}
             }
@@ -150,16 +172,38 @@ impl<'a> Properties<'a> {
         self.delivery_mode == Some(2)
     }
 
-    /// The raw properties with the headers replaced. `raw` is what these properties were read from.
+    /// The raw properties with these headers instead of their own, if they have any. `raw` is what they were read from.
     pub fn with_headers(&self, raw: &[u8], headers: &[u8]) -> Vec<u8> {
-        let Some(old) = self.headers else { return raw.to_vec() };
-        let mut out = Vec::with_capacity(raw.len() + headers.len());
-        out.extend_from_slice(&raw[..self.headers_at - 4]);
-        out.extend_from_slice(&u32::try_from(headers.len()).unwrap_or(u32::MAX).to_be_bytes());
-        out.extend_from_slice(headers);
-        out.extend_from_slice(&raw[self.headers_at + old.octets().len()..]);
-        out
+        let (before, after) = self.around_headers(raw);
+        written(flags(raw) | HEADERS, before, headers, [after, &[]])
     }
+
+    /// The same without an expiration.
+    pub fn with_headers_for_good(&self, raw: &[u8], headers: &[u8]) -> Vec<u8> {
+        let (before, after) = self.around_headers(raw);
+        let Some(expiration) = self.expiration else { return self.with_headers(raw, headers) };
+        let (between, _) = after.split_at(self.expiration_at - (raw.len() - after.len()));
+        let rest = &raw[self.expiration_at + 1 + expiration.len()..];
+        written((flags(raw) | HEADERS) & !EXPIRATION, before, headers, [between, rest])
+    }
+
+    /// What stands before the headers, without the flags, and what behind.
+    fn around_headers<'r>(&self, raw: &'r [u8]) -> (&'r [u8], &'r [u8]) {
+        let end = self.headers_at + self.headers.map_or(0, |headers| 4 + headers.octets().len());
+        (&raw[2..self.headers_at], &raw[end..])
+    }
+}
+
+fn written(flags: u16, before: &[u8], headers: &[u8], after: [&[u8]; 2]) -> Vec<u8> {
+    let length = u32::try_from(headers.len()).expect("headers fit a frame, and what is added to them is bounded");
+    let mut out = Vec::with_capacity(6 + before.len() + headers.len() + after[0].len() + after[1].len());
+    out.extend_from_slice(&flags.to_be_bytes());
+    out.extend_from_slice(before);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(headers);
+    out.extend_from_slice(after[0]);
+    out.extend_from_slice(after[1]);
+    out
 }
 
 fn octet(rest: &mut &[u8]) -> Result<u8, Malformed> {
@@ -225,8 +269,61 @@ mod tests {
         assert_eq!(found.with_headers(&raw, found.headers.unwrap().octets()), raw);
         let without = found.with_headers(&raw, b"");
         assert_eq!(Properties::parse(&without).unwrap().headers, Some(Fields::EMPTY));
+        assert!(has_expiration(&raw) && has_priority(&raw));
         for cut in 0..raw.len() {
             assert!(Properties::parse(&raw[..cut]).is_err(), "cut at {cut}");
         }
+    }
+    #[test]
+    fn headers_are_added_and_an_expiration_dropped() {
+        let with = |expiration: bool, headers: Option<i32>| {
+            let mut properties = AMQPProperties::default()
+                .with_content_type("t".into())
+                .with_priority(0)
+                .with_reply_to("r".into())
+                .with_message_id("m".into())
+                .with_cluster_id("c".into());
+            if expiration {
+                properties = properties.with_expiration("60".into());
+            }
+            if let Some(n) = headers {
+                let mut table = FieldTable::default();
+                table.insert("n".into(), AMQPValue::LongInt(n));
+                properties = properties.with_headers(table);
+            }
+            encode(&properties)
+        };
+        for expiration in [true, false] {
+            for headers in [None, Some(1)] {
+                let raw = with(expiration, headers);
+                let found = Properties::parse(&raw).unwrap();
+                assert_eq!(found.with_headers(&raw, b"\x01nI\0\0\0\x02"), with(expiration, Some(2)));
+                assert_eq!(found.with_headers_for_good(&raw, b"\x01nI\0\0\0\x02"), with(false, Some(2)));
+            }
+        }
+        let none = Properties::parse(NO_PROPERTIES).unwrap();
+        assert_eq!(none.with_headers_for_good(NO_PROPERTIES, b""), [0x20, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn counts_are_told_when_there_are_any() {
+        // quorum: delivery_count_header, nack_with_requeue_does_not_count_towards_the_limit
+        assert_eq!(with_counts(NO_PROPERTIES, 0, 0), NO_PROPERTIES);
+        let both = b"\x20\0\0\0\0\x34\x10x-acquired-countl\0\0\0\0\0\0\0\x03\x10x-delivery-countl\0\0\0\0\0\0\0\x02";
+        assert_eq!(with_counts(NO_PROPERTIES, 3, 2), both);
+        assert_eq!(with_counts(&with_counts(NO_PROPERTIES, 1, 1), 3, 2), both);
+        let one = b"\x20\0\0\0\0\x1a\x10x-acquired-countl\0\0\0\0\0\0\0\x04";
+        assert_eq!(with_counts(NO_PROPERTIES, 4, 0), one);
+        // Sorted in among a client's.
+        let own = b"\x20\0\0\0\0\x06\x01zV\x01aV";
+        let told = b"\x20\0\0\0\0\x20\x01aV\x10x-acquired-countl\0\0\0\0\0\0\0\x01\x01zV";
+        assert_eq!(with_counts(own, 1, 0), told);
+    }
+
+    #[test]
+    fn a_bcc_is_left_out() {
+        let raw = b"\x20\0\0\0\0\x19\x02CCA\0\0\0\0\x03BCCA\0\0\0\x08S\0\0\0\x03key";
+        assert_eq!(without_bcc(raw), b"\x20\0\0\0\0\x08\x02CCA\0\0\0\0");
+        assert_eq!(without_bcc(NO_PROPERTIES), NO_PROPERTIES);
     }
 }

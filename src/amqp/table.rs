@@ -139,6 +139,10 @@ pub struct Fields<'a>(&'a [u8]);
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Items<'a>(&'a [u8]);
 
+/// Writes a table's fields, each a key and a value, or an array's items, each a value.
+#[derive(Debug, Default)]
+pub struct Writer(Vec<u8>);
+
 impl<'a> Fields<'a> {
     /// The fields in a table's octets (without the length in front), once they are known to be well formed.
     pub fn check(octets: &'a [u8]) -> Result<Self, Malformed> {
@@ -155,10 +159,17 @@ impl<'a> Fields<'a> {
     }
 
     pub fn iter(self) -> impl Iterator<Item = (&'a [u8], Field<'a>)> {
+        self.raw().map(|(key, value, _)| (key, value))
+    }
+
+    /// Key, value, and the octets of both.
+    pub fn raw(self) -> impl Iterator<Item = (&'a [u8], Field<'a>, &'a [u8])> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
+            let start = rest;
             let key = take_short(&mut rest)?;
-            Some((key, take_field(&mut rest)?))
+            let value = take_field(&mut rest)?;
+            Some((key, value, &start[..start.len() - rest.len()]))
         })
     }
 
@@ -170,25 +181,112 @@ impl<'a> Fields<'a> {
     /// The octets of all fields but those with this key.
     pub fn without(self, key: &[u8]) -> Vec<u8> {
         let mut kept = Vec::with_capacity(self.0.len());
-        let mut rest = self.0;
-        while !rest.is_empty() {
-            let field = rest;
-            let Some(name) = take_short(&mut rest) else { break };
-            if take_field(&mut rest).is_none() {
-                break;
-            }
+        for (name, _, octets) in self.raw() {
             if name != key {
-                kept.extend_from_slice(&field[..field.len() - rest.len()]);
+                kept.extend_from_slice(octets);
             }
         }
         kept
     }
+
+    /// The octets of these fields and of new ones, sorted by key. Of fields with the same key the new one is kept, or else
+    /// the first. RabbitMQ does so to all headers when it adds to them (mc_amqpl.erl, `protocol_state`).
+    pub fn merged(self, new: Fields<'_>) -> Vec<u8> {
+        let mut fields: Vec<_> = new.raw().chain(self.raw()).map(|(key, _, octets)| (key, octets)).collect();
+        fields.sort_by_key(|(key, _)| *key);
+        fields.dedup_by_key(|(key, _)| *key);
+        let mut merged = Vec::with_capacity(self.0.len() + new.0.len());
+        fields.iter().for_each(|(_, octets)| merged.extend_from_slice(octets));
+        merged
+    }
 }
 
 impl<'a> Items<'a> {
+    /// An array without items.
+    pub const EMPTY: Items<'static> = Items(&[]);
+
+    /// The octets, without the length in front.
+    pub fn octets(self) -> &'a [u8] {
+        self.0
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Field<'a>> {
+        self.raw().map(|(item, _)| item)
+    }
+
+    /// Each item and its octets.
+    pub fn raw(self) -> impl Iterator<Item = (Field<'a>, &'a [u8])> {
         let mut rest = self.0;
-        std::iter::from_fn(move || take_field(&mut rest))
+        std::iter::from_fn(move || {
+            let start = rest;
+            let item = take_field(&mut rest)?;
+            Some((item, &start[..start.len() - rest.len()]))
+        })
+    }
+
+    /// The long strings among the items.
+    pub fn long_strings(self) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter_map(|item| match item {
+            Field::LongStr(text) => Some(text),
+            _ => None,
+        })
+    }
+}
+
+impl Writer {
+    pub fn octets(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What was written, as a table's fields.
+    pub fn fields(&self) -> Fields<'_> {
+        Fields(&self.0)
+    }
+
+    /// What was written, as an array's items.
+    pub fn items(&self) -> Items<'_> {
+        Items(&self.0)
+    }
+
+    /// A field's key; its value follows.
+    pub fn key(&mut self, key: &str) -> &mut Self {
+        super::method::short_string(&mut self.0, key);
+        self
+    }
+
+    pub fn long(&mut self, n: i64) {
+        self.0.push(b'l');
+        self.0.extend_from_slice(&n.to_be_bytes());
+    }
+
+    pub fn timestamp(&mut self, time_s: u64) {
+        self.0.push(b'T');
+        self.0.extend_from_slice(&time_s.to_be_bytes());
+    }
+
+    pub fn long_string(&mut self, text: &[u8]) {
+        self.nested(b'S', |writer| writer.raw(text));
+    }
+
+    pub fn array(&mut self, fill: impl FnOnce(&mut Self)) {
+        self.nested(b'A', fill);
+    }
+
+    pub fn table(&mut self, fill: impl FnOnce(&mut Self)) {
+        self.nested(b'F', fill);
+    }
+
+    /// Whole fields or items that are already written.
+    pub fn raw(&mut self, octets: &[u8]) {
+        self.0.extend_from_slice(octets);
+    }
+
+    fn nested(&mut self, tag: u8, fill: impl FnOnce(&mut Self)) {
+        self.0.extend_from_slice(&[tag, 0, 0, 0, 0]);
+        let start = self.0.len();
+        fill(self);
+        let length = u32::try_from(self.0.len() - start).expect("tables are built of parts far below 4 GiB");
+        self.0[start - 4..start].copy_from_slice(&length.to_be_bytes());
     }
 }
 
@@ -305,5 +403,24 @@ mod tests {
         let fields = Fields::check(b"\x01aI\0\0\0\x01\x01aI\0\0\0\x02\x01bV").unwrap();
         assert_eq!(fields.get(b"a"), Some(Field::I32(1)));
         assert_eq!(fields.without(b"a"), b"\x01bV");
+    }
+
+    #[test]
+    fn merged_fields_are_sorted_and_the_new_ones_count() {
+        let fields = Fields::check(b"\x01cV\x01bI\0\0\0\x01\x02abV\x01bV\x01at\x01\x00V").unwrap();
+        assert_eq!(fields.merged(Fields::EMPTY), b"\x00V\x01at\x01\x02abV\x01bI\0\0\0\x01\x01cV");
+        let mut new = Writer::default();
+        new.key("c").long(1);
+        new.key("a").array(|items| {
+            items.long_string(b"x");
+            items.table(|fields| fields.key("t").timestamp(2));
+        });
+        Fields::check(new.octets()).unwrap();
+        let merged = fields.merged(new.fields());
+        let merged: Vec<_> = Fields::check(&merged).unwrap().raw().map(|(key, _, octets)| (key, octets)).collect();
+        let array = b"\x01aA\0\0\0\x16S\0\0\0\x01xF\0\0\0\x0b\x01tT\0\0\0\0\0\0\0\x02";
+        assert_eq!(merged[1], (&b"a"[..], &array[..]));
+        assert_eq!(merged[4], (&b"c"[..], &b"\x01cl\0\0\0\0\0\0\0\x01"[..]));
+        assert_eq!(merged.len(), 5);
     }
 }

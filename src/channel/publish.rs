@@ -388,13 +388,10 @@ impl Channel {
         if let Some(expiration) = properties.expiration {
             check_expiration(expiration)?;
         }
-        let (mut extra, mut marks) = (Vec::new(), Marks::NONE);
-        if let Some(headers) = properties.headers {
-            extra = extra_keys(headers)?;
-            if headers.get(b"BCC").is_some() {
-                marks = Marks::BCC;
-            }
-        }
+        let (extra, marks) = match properties.headers {
+            Some(headers) => extra_keys(headers)?,
+            None => (Vec::new(), Marks::NONE),
+        };
         if let Some(user) = properties.user_id
             && user != cx.actor.user.as_bytes()
             && !cx.actor.impersonator
@@ -495,16 +492,16 @@ fn unexpected_header(got: &str) -> Fault {
     unexpected(&format!("expected content header for class 60, got {got} instead"), PUBLISH)
 }
 
-/// The routing keys in `CC` and `BCC` (RabbitMQ: "Sender-selected Distribution").
-fn extra_keys(headers: Fields<'_>) -> Result<Vec<&str>, Refusal> {
-    let mut keys = Vec::new();
-    for name in ["CC", "BCC"] {
+/// The routing keys in `CC` and `BCC` (RabbitMQ: "Sender-selected Distribution"), and whether there is a `BCC`.
+fn extra_keys(headers: Fields<'_>) -> Result<(Vec<&str>, Marks), Refusal> {
+    let (mut keys, mut marks) = (Vec::new(), Marks::NONE);
+    for (name, mark) in [("CC", Marks::NONE), ("BCC", Marks::BCC)] {
         match headers.get(name.as_bytes()) {
             None => {}
-            Some(Field::Array(items)) => keys.extend(items.iter().filter_map(|item| match item {
-                Field::LongStr(key) => std::str::from_utf8(key).ok(),
-                _ => None,
-            })),
+            Some(Field::Array(items)) => {
+                keys.extend(items.long_strings().filter_map(|key| std::str::from_utf8(key).ok()));
+                marks = marks | mark;
+            }
             Some(other) => {
                 let kind = other.type_name();
                 return Err(Refusal::precondition(format!(
@@ -513,7 +510,7 @@ fn extra_keys(headers: Fields<'_>) -> Result<Vec<&str>, Refusal> {
             }
         }
     }
-    Ok(keys)
+    Ok((keys, marks))
 }
 
 /// The property `expiration`: decimal milliseconds. Texts as Erlang's `string:to_integer` leads RabbitMQ to them.

@@ -12,6 +12,7 @@
 
 pub mod classic;
 pub mod consumer;
+pub mod dead_letter;
 pub mod ranges;
 pub mod settings;
 pub mod state;

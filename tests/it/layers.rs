@@ -120,6 +120,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
         "the shell: it alone in a queue knows the store",
     ),
     ("queue::state", &["queue", "message"], ""),
+    ("queue::dead_letter", &["message", "amqp", "queue"], ""),
     ("queue::settings", &["amqp", "refusal", "declaration", "policy"], ""),
     ("queue::consumer", &["queue", "message"], ""),
     ("queue::ranges", &[], ""),
@@ -145,8 +146,17 @@ const TABLE: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Parts that decide and do not act: no task, no clock, no lock, no disk.
-const PURE: &[&str] =
-    &["queue::state", "queue::settings", "queue::ranges", "exchange", "message", "amqp", "policy", "declaration"];
+const PURE: &[&str] = &[
+    "queue::state",
+    "queue::dead_letter",
+    "queue::settings",
+    "queue::ranges",
+    "exchange",
+    "message",
+    "amqp",
+    "policy",
+    "declaration",
+];
 const ACTIONS: &[&str] = &[
     "tokio",
     "rocksdb",
