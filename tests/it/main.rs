@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod clients;
+mod copies;
 mod durability;
 mod framing;
 mod handshake;
