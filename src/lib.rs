@@ -39,6 +39,8 @@ pub mod policy;
 
 pub mod auth;
 
+pub mod clock;
+
 pub mod declaration;
 
 pub mod refusal;

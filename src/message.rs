@@ -144,6 +144,10 @@ impl Run {
         self.traits.persistent
     }
 
+    pub fn traits(&self) -> Traits {
+        self.traits
+    }
+
     /// Whether any of its messages has an `expiration`.
     pub fn expires(&self) -> bool {
         self.traits.expires

@@ -28,6 +28,8 @@ pub enum Reason {
     NotImplemented,
     /// A method that only servers send.
     Unexpected,
+    /// A transaction's queue is gone.
+    Resource,
     /// The broker can't, though it should: a failed disk, say.
     Internal,
 }
@@ -70,6 +72,7 @@ impl Refusal {
             Reason::Precondition => ReplyCode::PreconditionFailed,
             Reason::NotAllowed => ReplyCode::NotAllowed,
             Reason::NotImplemented => ReplyCode::NotImplemented,
+            Reason::Resource => ReplyCode::ResourceError,
             Reason::Unexpected => ReplyCode::CommandInvalid,
             Reason::Internal => ReplyCode::InternalError,
         }

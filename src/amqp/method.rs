@@ -46,8 +46,10 @@ pub enum Undecodable {
     Unknown(Id),
     /// Arguments cut off, or octets left over behind them.
     Arguments(Id),
-    /// A field table with a value of unknown type.
-    FieldType(Id),
+    /// A field table with a value of unknown type, or one that is cut off within.
+    Field(Id),
+    /// A short string that is not UTF-8.
+    NotUtf8(Id),
     /// A field table nested deeper than [`super::table::DEPTH_MAX`].
     TooDeep(Id),
 }
@@ -134,8 +136,10 @@ pub fn decode(payload: &[u8]) -> Result<Method<'_>, Undecodable> {
             Method::Qos { prefetch_bytes, prefetch_count }
         }
         _ => {
-            arguments.walk(layout(id).ok_or(Undecodable::Unknown(id))?)?;
-            match parse_class(payload) {
+            let table = arguments.walk(layout(id).ok_or(Undecodable::Unknown(id))?)?;
+            // Of a key that comes twice RabbitMQ takes the first value, the crate the last.
+            let rewritten = table.filter(|table| table.repeats()).map(|table| without_repeats(payload, table));
+            match parse_class(rewritten.as_deref().unwrap_or(payload)) {
                 Ok(([], class)) => Method::Other(Box::new(class)),
                 _ => return Err(Undecodable::Arguments(id)),
             }
@@ -177,7 +181,7 @@ impl<'a> Arguments<'a> {
     /// A short string; RabbitMQ wants UTF-8 in methods.
     fn short_string(&mut self) -> Result<&'a str, Undecodable> {
         let count = self.octet()?;
-        std::str::from_utf8(self.take(count.into())?).map_err(|_| Undecodable::Arguments(self.id))
+        std::str::from_utf8(self.take(count.into())?).map_err(|_| Undecodable::NotUtf8(self.id))
     }
 
     fn long_string(&mut self) -> Result<&'a [u8], Undecodable> {
@@ -196,7 +200,8 @@ impl<'a> Arguments<'a> {
     }
 
     /// Steps over all arguments and checks tables, so that `amq-protocol` can be given them.
-    fn walk(&mut self, layout: &str) -> Result<(), Undecodable> {
+    fn walk(&mut self, layout: &str) -> Result<Option<Fields<'a>>, Undecodable> {
+        let mut table = None;
         for letter in layout.bytes() {
             match letter {
                 b'o' | b'b' => drop(self.octet()?),
@@ -206,16 +211,31 @@ impl<'a> Arguments<'a> {
                 b'S' => drop(self.short_string()?),
                 b'L' => drop(self.long_string()?),
                 _ => {
-                    Fields::check(self.long_string()?).map_err(|error| match error {
-                        Malformed::UnknownType(_) => Undecodable::FieldType(self.id),
+                    let fields = Fields::check(self.long_string()?).map_err(|error| match error {
+                        Malformed::UnknownType(_) | Malformed::Truncated | Malformed::Float => {
+                            Undecodable::Field(self.id)
+                        }
                         Malformed::TooDeep => Undecodable::TooDeep(self.id),
-                        Malformed::Truncated | Malformed::Key => Undecodable::Arguments(self.id),
+                        Malformed::Key => Undecodable::Arguments(self.id),
                     })?;
+                    table = Some(fields);
                 }
             }
         }
-        Ok(())
+        Ok(table)
     }
+}
+
+/// A payload with each key of its table once: the first. No method has two tables.
+fn without_repeats(payload: &[u8], table: Fields<'_>) -> Vec<u8> {
+    let once = Fields::EMPTY.merged(table);
+    // The table's octets are a part of the payload's, with their length in front.
+    let start = table.octets().as_ptr().addr() - payload.as_ptr().addr();
+    let mut out = payload[..start - 4].to_vec();
+    out.extend_from_slice(&u32::try_from(once.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(&once);
+    out.extend_from_slice(&payload[start + table.octets().len()..]);
+    out
 }
 
 /// Writes a method as a frame. For the rare methods; the frequent ones have functions of their own below.
@@ -386,7 +406,7 @@ mod tests {
             octets.extend_from_slice(table);
             octets
         };
-        assert_eq!(decode(&declare(b"\x01aQ\0\0")), Err(Undecodable::FieldType((50, 10))));
+        assert_eq!(decode(&declare(b"\x01aQ\0\0")), Err(Undecodable::Field((50, 10))));
         assert!(matches!(decode(&declare(b"\x01aI\0\0\0\x01")), Ok(Method::Other(_))));
     }
 }

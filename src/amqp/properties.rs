@@ -3,6 +3,7 @@
 //! The octets from the flags on are kept as the publisher wrote them. [`Properties`] walks over them once, checks
 //! that they are well formed, and remembers where the few fields stand that the broker itself reads.
 
+use super::method::short_string;
 use super::table::{Fields, Malformed, Writer};
 
 const CONTENT_TYPE: u16 = 1 << 15;
@@ -61,11 +62,17 @@ pub struct Properties<'a> {
     pub headers: Option<Fields<'a>>,
     pub delivery_mode: Option<u8>,
     pub priority: Option<u8>,
+    pub correlation_id: Option<&'a [u8]>,
     pub reply_to: Option<&'a [u8]>,
     pub expiration: Option<&'a [u8]>,
+    pub message_id: Option<&'a [u8]>,
+    /// Seconds since 1970, as eight octets.
+    pub timestamp: Option<&'a [u8]>,
     pub user_id: Option<&'a [u8]>,
     /// Where the headers start in the raw properties, their length first, or where they would.
     headers_at: usize,
+    /// Where the `reply-to` starts, its length first, if there is one.
+    reply_to_at: usize,
     /// Where the expiration starts, its length first, if there is one.
     expiration_at: usize,
 }
@@ -124,10 +131,14 @@ impl<'a> Properties<'a> {
             headers: None,
             delivery_mode: None,
             priority: None,
+            correlation_id: None,
             reply_to: None,
             expiration: None,
+            message_id: None,
+            timestamp: None,
             user_id: None,
             headers_at: 0,
+            reply_to_at: 0,
             expiration_at: 0,
         };
         let (flags, mut rest) = raw.split_first_chunk::<2>().ok_or(Malformed::Truncated)?;
@@ -158,8 +169,11 @@ impl<'a> Properties<'a> {
             let at = raw.len() - rest.len();
             let text = if flag == TIMESTAMP { bytes(&mut rest, 8)? } else { short(&mut rest)? };
             match flag {
-                REPLY_TO => found.reply_to = Some(text),
+                CORRELATION_ID => found.correlation_id = Some(text),
+                REPLY_TO => (found.reply_to, found.reply_to_at) = (Some(text), at),
                 EXPIRATION => (found.expiration, found.expiration_at) = (Some(text), at),
+                MESSAGE_ID => found.message_id = Some(text),
+                TIMESTAMP => found.timestamp = Some(text),
                 USER_ID => found.user_id = Some(text),
                 _ => {}
             }
@@ -185,6 +199,15 @@ impl<'a> Properties<'a> {
         let (between, _) = after.split_at(self.expiration_at - (raw.len() - after.len()));
         let rest = &raw[self.expiration_at + 1 + expiration.len()..];
         written((flags(raw) | HEADERS) & !EXPIRATION, before, headers, [between, rest])
+    }
+
+    /// The raw properties with another `reply-to` instead of their own.
+    pub fn with_reply_to(&self, raw: &[u8], reply_to: &str) -> Vec<u8> {
+        let Some(old) = self.reply_to else { return raw.to_vec() };
+        let mut out = raw[..self.reply_to_at].to_vec();
+        short_string(&mut out, reply_to);
+        out.extend_from_slice(&raw[self.reply_to_at + 1 + old.len()..]);
+        out
     }
 
     /// What stands before the headers, without the flags, and what behind.
@@ -265,6 +288,8 @@ mod tests {
         assert!(found.persistent());
         assert_eq!((found.priority, found.expiration), (Some(7), Some(&b"60"[..])));
         assert_eq!((found.reply_to, found.user_id), (Some(&b"r"[..]), Some(&b"u"[..])));
+        assert_eq!((found.correlation_id, found.message_id), (Some(&b"c"[..]), Some(&b"m"[..])));
+        assert_eq!(found.timestamp, Some(&5_u64.to_be_bytes()[..]));
         assert_eq!(found.headers.unwrap().iter().count(), 1);
         assert_eq!(found.with_headers(&raw, found.headers.unwrap().octets()), raw);
         let without = found.with_headers(&raw, b"");

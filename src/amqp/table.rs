@@ -4,6 +4,8 @@
 //! stay raw, as its publisher wrote them, and are looked at through [`Fields`], one field at a time, without copying.
 //! Nothing here recurses deeper than [`DEPTH_MAX`].
 
+use smallvec::SmallVec;
+
 pub use amq_protocol::types::{AMQPValue as Value, FieldTable as Table};
 
 /// How deep tables and arrays may nest. RabbitMQ has no limit; 32 is what its Java client allows.
@@ -20,6 +22,8 @@ pub enum Malformed {
     TooDeep,
     /// A key that is not UTF-8.
     Key,
+    /// A float that is no number, or infinite. Erlang has none; RabbitMQ crashes on it.
+    Float,
 }
 
 /// A field's value, borrowed.
@@ -176,6 +180,13 @@ impl<'a> Fields<'a> {
     /// The first field with this key, as RabbitMQ looks it up.
     pub fn get(self, key: &[u8]) -> Option<Field<'a>> {
         self.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// Whether a key comes twice.
+    pub fn repeats(self) -> bool {
+        let mut keys: SmallVec<[&[u8]; 16]> = self.iter().map(|(key, _)| key).collect();
+        keys.sort_unstable();
+        keys.windows(2).any(|pair| pair[0] == pair[1])
     }
 
     /// The octets of all fields but those with this key.
@@ -364,6 +375,8 @@ fn check_field(rest: &mut &[u8], depth: usize) -> Result<(), Malformed> {
             Ok(())
         }
         Field::Table(Fields(fields)) => check_table(fields, depth + 1),
+        Field::F32(number) if !number.is_finite() => Err(Malformed::Float),
+        Field::F64(number) if !number.is_finite() => Err(Malformed::Float),
         _ => Ok(()),
     }
 }

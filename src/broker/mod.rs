@@ -2,12 +2,15 @@
 
 pub mod users;
 
+use crate::clock::Clock;
 use crate::config::{Config, Durability};
 use crate::policy::{self, Policy};
 use crate::queue::classic::Memory;
+use crate::queue::settings::QueueType;
 use crate::store::keys::Kind;
 use crate::store::{self, OpenError, Store};
 use crate::vhost::records::{self, BindingRecord, ExchangeRecord, ParameterRecord, PolicyRecord, QueueRecord};
+use crate::vhost::reply_to::Secret;
 use crate::vhost::{House, Vhost};
 use dashmap::DashMap;
 use parking_lot::RwLock;
@@ -81,6 +84,9 @@ impl From<OpenError> for StartError {
 #[derive(Debug, Serialize, Deserialize)]
 struct VhostRecord {
     name: String,
+    /// The type of queues that don't say theirs, if it is not the broker's.
+    #[serde(default)]
+    default_queue_type: Option<String>,
 }
 
 impl Broker {
@@ -101,8 +107,18 @@ impl Broker {
         let next_queue = store.meta("next_queue").map_err(|error| unreadable(error.to_string()))?;
         let next_queue = next_queue.and_then(|octets| Some(u64::from_be_bytes(octets.try_into().ok()?))).unwrap_or(1);
         let memory = Arc::new(Memory::new(bytes(config.messages_memory), bytes(config.queue_memory)));
-        let house =
-            Arc::new(House { store, memory, next_queue: AtomicU64::new(next_queue), next_consumer: AtomicU64::new(0) });
+        let house = Arc::new(House {
+            store,
+            memory,
+            clock: Clock::start(),
+            timer: Arc::default(),
+            expire_at_head: config.expire_at_head,
+            reply_secret: Secret::new(),
+            // The setting takes nothing else.
+            default_queue_type: QueueType::parse(&config.default_queue_type).unwrap_or_default(),
+            next_queue: AtomicU64::new(next_queue),
+            next_consumer: AtomicU64::new(0),
+        });
         let broker = Arc::new(Self {
             config: Arc::clone(&config),
             vhosts: RwLock::default(),
@@ -114,7 +130,7 @@ impl Broker {
         broker.recover().map_err(unreadable)?;
         // Definitions say who there is, so that nobody is let in who was not named (RabbitMQ does the same).
         if broker.vhosts.read().is_empty() && config.definitions.is_empty() {
-            broker.add_vhost(&config.default_vhost);
+            broker.add_vhost(&config.default_vhost, None);
             broker.users.seed(&config, &broker.house.store);
         }
         Ok(broker)
@@ -123,7 +139,9 @@ impl Broker {
     fn recover(&self) -> Result<(), String> {
         let store = &self.house.store;
         for record in read::<VhostRecord>(store, Kind::Vhost)? {
-            self.vhosts.write().insert(record.name.as_str().into(), Arc::new(Vhost::new(&record.name, &self.house)));
+            let vhost = Vhost::new(&record.name, &self.house);
+            vhost.set_default_queue_type(record.default_queue_type.as_deref().and_then(QueueType::parse));
+            self.vhosts.write().insert(Arc::clone(&vhost.name), vhost);
         }
         for record in read::<PolicyRecord>(store, Kind::Policy)? {
             self.recover_policy(policy::Kind::User, &record.vhost, &record.name, &record.fields);
@@ -137,9 +155,11 @@ impl Broker {
             self.recovered(&record.vhost)?.recover_exchange(&record)?;
         }
         for record in read::<QueueRecord>(store, Kind::Queue)? {
-            self.recovered(&record.vhost)?.recover_queue(record, &self.house)?;
+            self.recovered(&record.vhost)?.recover_queue(record)?;
         }
-        for record in read::<BindingRecord>(store, Kind::Binding)? {
+        let mut bindings = read::<BindingRecord>(store, Kind::Binding)?;
+        bindings.sort_by_key(|binding| (binding.place.is_none(), binding.place));
+        for record in bindings {
             self.recovered(&record.vhost)?.recover_binding(record);
         }
         Ok(())
@@ -160,19 +180,23 @@ impl Broker {
         self.vhost(vhost).ok_or_else(|| format!("it belongs to the virtual host '{vhost}', which does not exist"))
     }
 
+    /// Wakes queues when their time comes, for ever. Nothing expires before it runs.
+    pub async fn keep_time(&self) {
+        Arc::clone(&self.house.timer).run(self.house.clock).await;
+    }
+
     pub fn vhost(&self, name: &str) -> Option<Arc<Vhost>> {
         self.vhosts.read().get(name).cloned()
     }
 
-    /// Adds a virtual host; nothing if it is there.
-    pub fn add_vhost(&self, name: &str) {
-        if self.vhost(name).is_some() {
-            return;
-        }
-        let vhost = Arc::new(Vhost::new(name, &self.house));
+    /// Adds a virtual host, unless it is there, and sets the type of queues that don't say theirs.
+    pub fn add_vhost(&self, name: &str, default_queue_type: Option<QueueType>) {
+        let vhost = self.vhost(name).unwrap_or_else(|| Vhost::new(name, &self.house));
+        vhost.set_default_queue_type(default_queue_type);
         self.vhosts.write().insert(Arc::clone(&vhost.name), vhost);
         let key = store::keys::Definition::new(Kind::Vhost, &[name.as_bytes()]);
-        let record = VhostRecord { name: name.to_owned() };
+        let default_queue_type = default_queue_type.map(|kind| kind.name().to_owned());
+        let record = VhostRecord { name: name.to_owned(), default_queue_type };
         drop(self.house.store.change(vec![records::put(key, &record)]));
     }
 

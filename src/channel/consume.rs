@@ -1,28 +1,41 @@
 //! basic.consume, cancel, get, qos, and what consumers send back: ack, nack, reject, recover.
 
-use super::egress::{Unacked, UnknownTag};
-use super::{Channel, Consumer, Context, Fault};
+use super::egress::{Late, Unacked, UnknownTag};
+use super::{Channel, Consumer, Context, Fault, Reply};
 use crate::amqp::ReplyCode;
 use crate::amqp::method::Id;
-use crate::amqp::table::{self, as_i64};
 use crate::queue::Queue;
-use crate::queue::classic::{Fetched, Joined};
+use crate::queue::classic::{Acts, Fetched, Joined};
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Outlet, Terms};
-use crate::refusal::Refusal;
+use crate::queue::settings::{ConsumerArguments, QueueType};
+use crate::refusal::{Reason, Refusal};
 use crate::vhost::declare::generated;
+use crate::vhost::reply_to;
 use amq_protocol::protocol::{AMQPClass, basic};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What becomes of deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Acknowledged: gone.
     Done,
-    /// Rejected without requeue: gone, or to the dead letters.
-    Rejected,
-    /// Back to its place.
-    Requeued,
+    /// Rejected without requeue: gone, or to the dead letters. `failed`: that counts as a failed delivery, as
+    /// basic.reject does and basic.nack does not (RabbitMQ 4.3).
+    Rejected { failed: bool },
+    /// Back to its place. `failed`: as above; so does the end of a channel.
+    Requeued { failed: bool },
+}
+
+impl Outcome {
+    pub(super) fn apply(self, queue: &Queue, consumer: ConsumerKey, positions: Range<u64>, acts: &mut Acts) {
+        match self {
+            Self::Done => queue.settle(consumer, positions, acts),
+            Self::Rejected { failed } => queue.reject(consumer, positions, failed, acts),
+            Self::Requeued { failed } => queue.requeue(consumer, positions, failed, acts),
+        }
+    }
 }
 
 /// Settled deliveries, gathered over one read.
@@ -53,18 +66,15 @@ impl Settlements {
 
     pub fn hand_over(&mut self, cx: &mut Context) {
         for (queue, consumer, range, outcome) in self.ranges.drain(..) {
-            match outcome {
-                Outcome::Done | Outcome::Rejected => queue.settle(consumer, range, &mut cx.acts),
-                Outcome::Requeued => queue.requeue(consumer, range, &mut cx.acts),
-            }
+            outcome.apply(&queue, consumer, range, &mut cx.acts);
         }
     }
 }
 
-/// Puts deliveries back to their queues.
-pub fn requeue(back: Vec<Unacked>, cx: &mut Context) {
+/// Puts deliveries back to their queues. `failed`: that counts as failed deliveries.
+pub fn requeue(back: Vec<Unacked>, failed: bool, cx: &mut Context) {
     for unacked in back {
-        unacked.queue.requeue(unacked.consumer, unacked.positions(), &mut cx.acts);
+        unacked.queue.requeue(unacked.consumer, unacked.positions(), failed, &mut cx.acts);
     }
 }
 
@@ -89,7 +99,6 @@ impl Channel {
     }
 
     pub(super) fn consume(&mut self, consume: basic::Consume, cx: &mut Context) -> Result<(), Refusal> {
-        let name = self.queue_name(consume.queue.as_str())?;
         let tag: Arc<str> = match consume.consumer_tag.as_str() {
             "" => generated("amq.ctag-").into(),
             tag => tag.into(),
@@ -98,23 +107,46 @@ impl Channel {
         if self.consumers.get(&tag).is_some_and(|known| known.queue.alive()) {
             return Err(Refusal::not_allowed(format!("attempt to reuse consumer tag '{tag}'")));
         }
-        let queue = cx.vhost.queue_to_read(&cx.actor, &name)?;
         if let Some(limit) = cx.limits.consumers_max
             && self.consumers.len() >= limit as usize
         {
             return Err(Refusal::not_allowed(format!("reached maximum ({limit}) of consumers per channel")));
         }
-        let priority = match consume.arguments.inner().get("x-priority") {
-            None => 0,
-            Some(value) => as_i64(value).ok_or_else(|| {
-                let given = table::type_name(value);
-                Refusal::precondition(format!(
-                    "invalid arg 'x-priority' for {}: \"expected integer, got {given}\"",
-                    queue.resource()
-                ))
-            })?,
+        if consume.queue.as_str() == reply_to::QUEUE {
+            return self.consume_replies(tag, &consume, cx);
+        }
+        cx.vhost.refuse_reply_queue("consume", consume.queue.as_str())?;
+        let queue = cx.vhost.queue_to_read(&cx.actor, &self.queue_name(consume.queue.as_str())?)?;
+        let settings = queue.settings();
+        let arguments = ConsumerArguments::parse(&queue.resource(), settings.queue_type, &consume.arguments)?;
+        let terms = Terms {
+            no_ack: consume.no_ack,
+            exclusive: consume.exclusive,
+            prefetch: self.prefetch,
+            priority: arguments.priority,
         };
-        let terms = Terms { no_ack: consume.no_ack, exclusive: consume.exclusive, prefetch: self.prefetch, priority };
+        let timeout = match settings.queue_type {
+            QueueType::Quorum if !consume.no_ack => {
+                let own = arguments.timeout_ms.or(settings.consumer_timeout_ms).map(Duration::from_millis);
+                own.or(cx.limits.consumer_timeout)
+            }
+            _ => None,
+        };
+        let key = self.join(&queue, &tag, terms, timeout, consume.nowait, cx)?;
+        self.consumers.insert(tag, Consumer { key, queue });
+        Ok(())
+    }
+
+    /// Makes a consumer of the channel, and tells it so before its first delivery.
+    fn join(
+        &self,
+        queue: &Arc<Queue>,
+        tag: &Arc<str>,
+        terms: Terms,
+        timeout: Option<Duration>,
+        nowait: bool,
+        cx: &mut Context,
+    ) -> Result<ConsumerKey, Refusal> {
         let key = cx.vhost.next_consumer();
         let outlet: Arc<dyn Outlet> = Arc::clone(&cx.egress) as _;
         match queue.consume(key, terms, outlet, ChannelKey(self.number)) {
@@ -122,20 +154,38 @@ impl Channel {
             Joined::InUse => return Err(Refusal::access(format!("{} in exclusive use", queue.resource()))),
             Joined::Gone => return Err(Refusal::not_found(format!("no {}", queue.resource()))),
         }
-        cx.egress.add_consumer(self.number, key, Arc::clone(&tag), Arc::clone(&queue), consume.no_ack);
-        if !consume.nowait {
-            let ok = basic::ConsumeOk { consumer_tag: crate::amqp::short(&tag) };
+        cx.egress.add_consumer(self.number, key, Arc::clone(tag), Arc::clone(queue), terms.no_ack, timeout);
+        cx.wait_for_consumer(timeout);
+        if !nowait {
+            let ok = basic::ConsumeOk { consumer_tag: crate::amqp::short(tag) };
             cx.reply(self.number, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)));
         }
-        // The answer goes before the first delivery.
         cx.flush();
         queue.activate(key, &mut cx.acts);
-        self.consumers.insert(tag, Consumer { key, queue });
+        Ok(key)
+    }
+
+    /// The channel waits for answers (RabbitMQ: "Direct Reply-to").
+    fn consume_replies(&mut self, tag: Arc<str>, consume: &basic::Consume, cx: &mut Context) -> Result<(), Refusal> {
+        if !consume.no_ack {
+            return Err(Refusal::precondition("reply consumer cannot acknowledge"));
+        }
+        if self.reply.is_some() {
+            return Err(Refusal::precondition("reply consumer already set"));
+        }
+        let queue = cx.vhost.open_reply_queue();
+        let terms = Terms { no_ack: true, exclusive: false, prefetch: 0, priority: 0 };
+        let key = self.join(&queue, &tag, terms, None, consume.nowait, cx)?;
+        self.reply = Some(Reply { tag, key, queue });
         Ok(())
     }
 
     pub(super) fn cancel(&mut self, cancel: &basic::Cancel, cx: &mut Context) -> Result<(), Refusal> {
-        if let Some(consumer) = self.consumers.remove(cancel.consumer_tag.as_str()) {
+        let tag = cancel.consumer_tag.as_str();
+        if let Some(reply) = self.reply.take_if(|reply| *reply.tag == *tag) {
+            cx.vhost.close_reply_queue(&reply.queue, reply.key);
+            cx.egress.remove_consumer(self.number, reply.key);
+        } else if let Some(consumer) = self.consumers.remove(tag) {
             self::cancel(&consumer.queue, consumer.key, cx);
             cx.egress.remove_consumer(self.number, consumer.key);
         }
@@ -146,9 +196,33 @@ impl Channel {
         Ok(())
     }
 
+    /// A consumer took too long: its messages go to others, and it is told that it is none any more.
+    pub fn time_out(&mut self, late: &Late, cx: &mut Context) {
+        self.hand_over(cx);
+        self.consumers.remove(&late.tag);
+        self::cancel(&late.queue, late.consumer, cx);
+        cx.egress.cancelled(ChannelKey(self.number), late.consumer);
+        let back = cx.egress.take_unacked(self.number, late.consumer);
+        requeue(back, true, cx);
+    }
+
     pub(super) async fn get(&mut self, get: &basic::Get, cx: &mut Context) -> Result<(), Refusal> {
         let name = self.queue_name(get.queue.as_str())?;
+        cx.vhost.refuse_reply_queue("get", &name)?;
         let queue = cx.vhost.queue_to_read(&cx.actor, &name)?;
+        {
+            let settings = queue.settings();
+            if settings.queue_type == QueueType::Quorum && settings.single_active_consumer {
+                return Err(Refusal::new(
+                    Reason::Locked,
+                    format!(
+                        "cannot obtain access to locked {}. basic.get operations are not supported by <<\"quorum\">> queues \
+                         with single active consumer",
+                        queue.resource()
+                    ),
+                ));
+            }
+        }
         loop {
             let changed = queue.changed.notified();
             match queue.get(get.no_ack, &mut cx.acts) {
@@ -178,10 +252,12 @@ impl Channel {
             return Err(Refusal::not_implemented("requeue=false"));
         }
         let back = cx.egress.recover(self.number);
-        self::requeue(back, cx);
         if reply {
             cx.reply(self.number, AMQPClass::Basic(basic::AMQPMethod::RecoverOk(basic::RecoverOk {})));
         }
+        // The answer goes before what is delivered again.
+        cx.flush();
+        self::requeue(back, false, cx);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::queue::classic::Acts;
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet};
 use crate::queue::ranges::Ranges;
 use crate::queue::state::{WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::queue::tallies::Tally;
 use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Weak};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant};
 
 /// A write is begun with at most about so many octets.
 const WRITE_BYTES: usize = 128 << 10;
@@ -51,6 +53,14 @@ enum Item {
     Cancelled {
         channel: u16,
         consumer: ConsumerKey,
+    },
+    /// What comes for a channel from now on is held back.
+    Hold {
+        channel: u16,
+    },
+    /// It may go.
+    Release {
+        channel: u16,
     },
     /// No more deliveries for a consumer.
     Forget {
@@ -113,6 +123,8 @@ struct Channel {
     unacked: VecDeque<Unacked>,
     consumers: FxHashMap<ConsumerKey, Consumer>,
     confirms: Confirms,
+    /// Deliveries that wait for an answer to go before them. Bounded by the consumers' windows.
+    held: Option<Vec<Item>>,
 }
 
 #[derive(Debug)]
@@ -120,6 +132,8 @@ struct Consumer {
     tag: Arc<str>,
     queue: Arc<Queue>,
     no_ack: bool,
+    /// How long it may take to acknowledge a delivery.
+    timeout: Option<Duration>,
     /// Written since the queue was last told.
     messages: u32,
     bytes: usize,
@@ -142,6 +156,18 @@ pub struct Unacked {
     pub consumer: ConsumerKey,
     /// Position of the first in its queue.
     pub first: u64,
+    /// When the client must have acknowledged them, if ever.
+    due: Option<Instant>,
+}
+
+/// A consumer that took too long for a delivery.
+#[derive(Debug)]
+pub struct Late {
+    pub channel: u16,
+    pub consumer: ConsumerKey,
+    pub tag: Arc<str>,
+    pub queue: Arc<Queue>,
+    pub timeout: Duration,
 }
 
 impl Unacked {
@@ -250,6 +276,7 @@ impl Egress {
             sent.items.push_back(item);
         }
         let mut back: Vec<Unacked> = closed.unacked.into();
+        sent.items.extend(closed.held.into_iter().flatten());
         sent.items.retain(|item| match item {
             Item::Deliver { channel: of, delivery } if *of == channel => {
                 if let Some(consumer) = closed.consumers.get(&delivery.consumer).filter(|consumer| !consumer.no_ack) {
@@ -268,10 +295,51 @@ impl Egress {
         back
     }
 
-    pub fn add_consumer(&self, channel: u16, key: ConsumerKey, tag: Arc<str>, queue: Arc<Queue>, no_ack: bool) {
+    pub fn add_consumer(
+        &self,
+        channel: u16,
+        key: ConsumerKey,
+        tag: Arc<str>,
+        queue: Arc<Queue>,
+        no_ack: bool,
+        timeout: Option<Duration>,
+    ) {
         if let Some(channel) = self.sent.lock().channels.get_mut(&channel) {
-            channel.consumers.insert(key, Consumer { tag, queue, no_ack, messages: 0, bytes: 0 });
+            channel.consumers.insert(key, Consumer { tag, queue, no_ack, timeout, messages: 0, bytes: 0 });
         }
+    }
+
+    /// Consumers with a delivery that should have been acknowledged by now.
+    pub fn late(&self, now: Instant) -> Vec<Late> {
+        let sent = self.sent.lock();
+        let mut late: Vec<Late> = Vec::new();
+        for (&number, channel) in &sent.channels {
+            for unacked in channel.unacked.iter().filter(|unacked| unacked.due.is_some_and(|due| due <= now)) {
+                if late.iter().any(|known| known.consumer == unacked.consumer) {
+                    continue;
+                }
+                // One that was cancelled meanwhile has nothing to lose but its messages, which end with the channel.
+                let Some(consumer) = channel.consumers.get(&unacked.consumer) else { continue };
+                late.extend(consumer.timeout.map(|timeout| Late {
+                    channel: number,
+                    consumer: unacked.consumer,
+                    tag: Arc::clone(&consumer.tag),
+                    queue: Arc::clone(&consumer.queue),
+                    timeout,
+                }));
+            }
+        }
+        late
+    }
+
+    /// Takes everything that a consumer has not acknowledged.
+    pub fn take_unacked(&self, channel: u16, consumer: ConsumerKey) -> Vec<Unacked> {
+        let mut sent = self.sent.lock();
+        let Some(channel) = sent.channels.get_mut(&channel) else { return Vec::new() };
+        let unacked: Vec<Unacked> = std::mem::take(&mut channel.unacked).into();
+        let (taken, kept): (Vec<_>, Vec<_>) = unacked.into_iter().partition(|part| part.consumer == consumer);
+        channel.unacked = kept.into();
+        taken
     }
 
     /// The consumer was cancelled: after what is on its way nothing more comes.
@@ -316,6 +384,16 @@ impl Egress {
     /// All of them, for basic.recover.
     pub fn recover(&self, channel: u16) -> Vec<Unacked> {
         self.settle(channel, 0, true).unwrap_or_default()
+    }
+
+    /// Holds a channel's deliveries back until [`Egress::release`]: an answer is to go before them.
+    pub fn hold(&self, channel: u16) {
+        self.inbox.push(Item::Hold { channel });
+    }
+
+    /// Sends what was held back, after what was sent before.
+    pub fn release(&self, channel: u16) {
+        self.inbox.push(Item::Release { channel });
     }
 
     /// Puts back what a transaction had taken.
@@ -393,6 +471,10 @@ impl Egress {
                 }
                 Item::Deliver { channel, mut delivery } => {
                     let Some(state) = sent.channels.get_mut(&channel) else { continue };
+                    if let Some(held) = &mut state.held {
+                        held.push(Item::Deliver { channel, delivery });
+                        continue;
+                    }
                     let done = state.deliver(out, channel, &delivery, frame_max, &mut written);
                     if done < delivery.count {
                         delivery.index += done;
@@ -406,7 +488,7 @@ impl Egress {
                     state.last_tag += 1;
                     let message = delivery.run.message(delivery.index);
                     method::write_get_ok(out, channel, state.last_tag, delivery.redelivered, message.address, ready);
-                    write_content(out, channel, &message, frame_max);
+                    write_delivered(out, channel, &message, delivery.tally, frame_max);
                     if !no_ack {
                         state.unacked.push_back(unacked(state.last_tag, &queue, &delivery));
                     }
@@ -417,6 +499,17 @@ impl Egress {
                         && self.cancel_notify.load(Ordering::Relaxed)
                     {
                         write_cancel(out, channel, &consumer.tag);
+                    }
+                }
+                Item::Hold { channel } => {
+                    if let Some(state) = sent.channels.get_mut(&channel) {
+                        state.held.get_or_insert_default();
+                    }
+                }
+                Item::Release { channel } => {
+                    let held = sent.channels.get_mut(&channel).and_then(|state| state.held.take());
+                    for item in held.into_iter().flatten().rev() {
+                        sent.items.push_front(item);
                     }
                 }
                 Item::Forget { channel, consumer } => {
@@ -555,7 +648,7 @@ impl Channel {
             count += 1;
             let tag = self.last_tag + u64::from(count);
             method::write_deliver(out, channel, &consumer.tag, tag, delivery.redelivered, message.address);
-            write_content(out, channel, &message, frame_max);
+            write_delivered(out, channel, &message, delivery.tally, frame_max);
             bytes += delivery.run.message_bytes(delivery.index + count - 1);
         }
         let first_tag = self.last_tag + 1;
@@ -563,13 +656,18 @@ impl Channel {
         if !consumer.no_ack {
             let (count, first) = (u64::from(count), delivery.first);
             match self.unacked.back_mut() {
-                Some(last) if last.consumer == delivery.consumer && last.first + last.count == first => {
+                Some(last)
+                    if last.consumer == delivery.consumer
+                        && last.first + last.count == first
+                        && consumer.timeout.is_none() =>
+                {
                     last.count += count
                 }
                 _ => {
+                    let due = consumer.timeout.map(|timeout| Instant::now() + timeout);
                     let queue = Arc::clone(&consumer.queue);
                     let consumer = delivery.consumer;
-                    self.unacked.push_back(Unacked { first_tag, count, queue, consumer, first });
+                    self.unacked.push_back(Unacked { first_tag, count, queue, consumer, first, due });
                 }
             }
         }
@@ -619,7 +717,17 @@ fn unacked(tag: u64, queue: &Arc<Queue>, delivery: &Delivery) -> Unacked {
         queue: Arc::clone(queue),
         consumer: delivery.consumer,
         first: delivery.first,
+        due: None,
     }
+}
+
+/// Writes a message's content, and how often it came back to a queue that counts that.
+fn write_delivered(out: &mut Vec<u8>, channel: u16, message: &Message<'_>, tally: Tally, frame_max: u32) {
+    if tally == Tally::default() {
+        return write_content(out, channel, message, frame_max);
+    }
+    let properties = properties::with_counts(message.properties, tally.acquired, tally.failed);
+    write_content(out, channel, &Message { properties: &properties, ..*message }, frame_max);
 }
 
 /// Writes a message's content header and body, without its `BCC`.

@@ -25,6 +25,7 @@ use egress::Egress;
 use publish::{Assembly, Publisher};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What ends a channel or its connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Context {
     pub acts: Acts,
     /// Queues that end with the connection.
     pub exclusive: Vec<Arc<Queue>>,
+    /// How often to look for consumers that take too long; never, if none of them has a limit.
+    pub patience: Option<Duration>,
 }
 
 /// What a channel may.
@@ -67,6 +70,8 @@ pub struct Limits {
     pub message_bytes_max: u64,
     /// Consumers of one channel.
     pub consumers_max: Option<u32>,
+    /// How long a quorum queue's consumer may take for a message, if neither it nor its queue say.
+    pub consumer_timeout: Option<Duration>,
     pub frame_max: u32,
 }
 
@@ -85,6 +90,16 @@ impl Context {
         self.flush();
         std::mem::take(&mut self.acts).run();
         self.egress.pump();
+    }
+
+    /// A consumer has a time limit.
+    fn wait_for_consumer(&mut self, timeout: Option<Duration>) {
+        /// Looking costs little, but is not for nothing.
+        const LOOKS: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(30);
+        if let Some(timeout) = timeout {
+            let look = (timeout / 8).clamp(*LOOKS.start(), *LOOKS.end());
+            self.patience = Some(self.patience.map_or(look, |known| known.min(look)));
+        }
     }
 
     /// What follows is told only once a change of definitions is on disk.
@@ -117,10 +132,19 @@ pub struct Channel {
     /// basic.qos: for consumers started from now on; 0: unlimited.
     prefetch: u32,
     last_queue: Option<Arc<str>>,
+    /// Where answers to its requests come (RabbitMQ: "Direct Reply-to").
+    reply: Option<Reply>,
     tx: Option<tx::Transaction>,
 }
 
 struct Consumer {
+    key: ConsumerKey,
+    queue: Arc<Queue>,
+}
+
+/// The consumer of answers. Its tag is no other consumer's concern.
+struct Reply {
+    tag: Arc<str>,
     key: ConsumerKey,
     queue: Arc<Queue>,
 }
@@ -137,6 +161,7 @@ impl Channel {
             consumers: FxHashMap::default(),
             prefetch: 0,
             last_queue: None,
+            reply: None,
             tx: None,
         }
     }
@@ -162,14 +187,17 @@ impl Channel {
     /// Ends the channel: consumers go, unacknowledged messages go back, an open transaction is forgotten.
     pub fn close(mut self, context: &mut Context) {
         self.hand_over(context);
-        for (_, consumer) in self.consumers.drain() {
+        for (_, consumer) in std::mem::take(&mut self.consumers) {
             self::consume::cancel(&consumer.queue, consumer.key, context);
+        }
+        if let Some(reply) = self.reply.take() {
+            context.vhost.close_reply_queue(&reply.queue, reply.key);
         }
         let mut back = context.egress.close_channel(self.number);
         if let Some(tx) = self.tx.take() {
             back.extend(tx.into_unacked());
         }
-        consume::requeue(back, context);
+        consume::requeue(back, true, context);
     }
 
     /// A method other than basic.publish and the acknowledgements.
@@ -232,8 +260,6 @@ impl Channel {
         match method {
             M::Consume(consume) => self.consume(consume, cx),
             M::Cancel(cancel) => self.cancel(&cancel, cx),
-            // The client's answer to our cancel notification.
-            M::CancelOk(_) => Ok(()),
             M::Get(get) => self.get(&get, cx).await,
             M::Recover(recover) => self.recover(recover.requeue, true, cx),
             M::RecoverAsync(recover) => self.recover(recover.requeue, false, cx),

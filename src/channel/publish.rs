@@ -9,16 +9,22 @@ use crate::amqp::{BASIC, ReplyCode, frame};
 use crate::message::{Marks, Message, Packer, Partial, Run, Traits};
 use crate::queue::classic::{Ticket, Waiter};
 use crate::queue::consumer::Outlet;
+use crate::queue::ranges::Ranges;
 use crate::refusal::Refusal;
 use crate::vhost::publish::Route;
+use crate::vhost::reply_to;
 use amq_protocol::protocol::{AMQPClass, confirm};
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Routes remembered a channel; with more the memory starts anew.
 const ROUTES_MAX: usize = 4096;
+/// Octets of a body that nobody may announce, whatever the settings.
+const BODY_BYTES_MAX: u64 = 512 << 20;
 /// RabbitMQ's longest time to live: ten years, in ms.
 const EXPIRATION_MS_MAX: i64 = 315_360_000_000;
 
@@ -71,6 +77,8 @@ struct Confirmation {
     epoch: u64,
     sequence: Vec<Range<u64>>,
     waiting: AtomicUsize,
+    /// Messages of the run that a queue refused.
+    refused: Mutex<Ranges>,
 }
 
 impl Waiter for Confirmation {
@@ -78,9 +86,37 @@ impl Waiter for Confirmation {
         if self.waiting.fetch_sub(1, Ordering::AcqRel) > 1 {
             return None;
         }
-        self.egress.confirmed(self.channel, self.epoch, self.sequence.clone(), false);
+        let refused = std::mem::take(&mut *self.refused.lock());
+        let (safe, refused) = split(&self.sequence, &refused);
+        for (sequence, refused) in [(safe, false), (refused, true)] {
+            if !sequence.is_empty() {
+                self.egress.confirmed(self.channel, self.epoch, sequence, refused);
+            }
+        }
         Some(Arc::clone(&self.egress) as _)
     }
+
+    fn refused(&self, messages: Range<u32>) {
+        self.refused.lock().insert(messages.start.into()..messages.end.into());
+    }
+}
+
+/// Sequence numbers of those messages that are not in `refused`, which counts them from 0, and of those that are.
+fn split(sequence: &[Range<u64>], refused: &Ranges) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
+    if refused.is_empty() {
+        return (sequence.to_vec(), Vec::new());
+    }
+    let (mut safe, mut nacked) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    for numbers in sequence {
+        let indexes = first..first + (numbers.end - numbers.start);
+        let number = |index: u64| numbers.start + (index - indexes.start);
+        let numbered = |part: Range<u64>| number(part.start)..number(part.end);
+        safe.extend(refused.difference(indexes.clone()).into_iter().map(numbered));
+        nacked.extend(refused.intersection(indexes.clone()).into_iter().map(numbered));
+        first = indexes.end;
+    }
+    (safe, nacked)
 }
 
 fn add(sequence: &mut Vec<Range<u64>>, number: u64) {
@@ -187,10 +223,11 @@ fn hand_run(run: Run, route: &Arc<Route>, sequence: Vec<Range<u64>>, channel: u1
     let run = Arc::new(run);
     let ticket: Option<Ticket> = (!sequence.is_empty()).then(|| {
         let waiting = AtomicUsize::new(route.targets.len());
-        Arc::new(Confirmation { egress: Arc::clone(&cx.egress), channel, epoch, sequence, waiting }) as _
+        let (egress, refused) = (Arc::clone(&cx.egress), Mutex::default());
+        Arc::new(Confirmation { egress, channel, epoch, sequence, waiting, refused }) as _
     });
     for queue in &route.targets {
-        queue.publish(Arc::clone(&run), ticket.clone(), &mut cx.acts);
+        queue.publish(&run, ticket.clone(), &mut cx.acts);
     }
 }
 
@@ -227,6 +264,8 @@ struct Accepted {
     route: Arc<Route>,
     marks: Marks,
     traits: Traits,
+    /// Its properties, if it must not keep its own.
+    rewritten: Option<Vec<u8>>,
 }
 
 /// Why a message is refused.
@@ -334,6 +373,11 @@ impl Channel {
     }
 
     fn check_header(&self, header: &ContentHeader<'_>, cx: &Context) -> Result<(), Fault> {
+        if header.body_bytes > BODY_BYTES_MAX {
+            let size = header.body_bytes;
+            let text = format!("content body size {size} exceeds maximum allowed size {BODY_BYTES_MAX}");
+            return Err(Fault::new(ReplyCode::FrameError, text, PUBLISH));
+        }
         let limit = cx.limits.message_bytes_max;
         if header.body_bytes > limit {
             let text = format!("message size {} is larger than configured max size {limit}", header.body_bytes);
@@ -350,7 +394,7 @@ impl Channel {
             return self.publish(message, mandatory, cx);
         }
         let accepted = self.accept(&message, cx).map_err(fault)?;
-        if accepted.route.targets.is_empty() {
+        if accepted.route.targets.is_empty() || accepted.rewritten.is_some() {
             self.send(message, accepted, mandatory, cx);
         } else {
             let (number, epoch) = (self.number, self.epoch);
@@ -360,7 +404,7 @@ impl Channel {
                 *last += 1;
                 add(&mut sequence, *last);
             }
-            let Accepted { route, marks, traits } = accepted;
+            let Accepted { route, marks, traits, .. } = accepted;
             hand_run(partial.into_run(marks, traits), &route, sequence, number, epoch, cx);
         }
         Ok(())
@@ -380,11 +424,17 @@ impl Channel {
             cx.vhost.check_publish(&cx.actor, exchange)?;
             // Missing and internal exchanges are refused before the properties are looked at.
             if !exchange.is_empty() {
-                cx.vhost.route(exchange, std::iter::empty(), None, true)?;
+                cx.vhost.check_exchange(exchange, true)?;
             }
         }
         // Most messages have no properties but a delivery mode or a content type.
         let properties = Properties::parse(message.properties).map_err(|_| Refused::Syntax)?;
+        let mut rewritten = None;
+        if properties.reply_to == Some(reply_to::QUEUE.as_bytes()) {
+            let reply = self.reply.as_ref();
+            let reply = reply.ok_or_else(|| Refusal::precondition("fast reply consumer does not exist"))?;
+            rewritten = Some(properties.with_reply_to(message.properties, &reply.queue.identity.name));
+        }
         if let Some(expiration) = properties.expiration {
             check_expiration(expiration)?;
         }
@@ -402,23 +452,31 @@ impl Channel {
             ))
             .into());
         }
+        if let Some(headers) = properties.headers.filter(|headers| headers.repeats()) {
+            // Of a header that comes twice RabbitMQ hands on the first (and routes by the last).
+            let raw = rewritten.as_deref().unwrap_or(message.properties);
+            let once = Fields::EMPTY.merged(headers);
+            rewritten = Properties::parse(raw).ok().map(|properties| properties.with_headers(raw, &once));
+        }
         let traits = Traits::of(&properties);
         if let Some(route) = remembered
             && extra.is_empty()
         {
-            return Ok(Accepted { route, marks, traits });
+            return Ok(Accepted { route, marks, traits, rewritten });
         }
-        let keys = std::iter::once(routing_key).chain(extra.iter().copied());
-        let route = Arc::new(cx.vhost.route(exchange, keys, properties.headers, true)?);
+        let keys: SmallVec<[&str; 2]> = std::iter::once(routing_key).chain(extra.iter().copied()).collect();
+        let kept = Message { marks, properties: rewritten.as_deref().unwrap_or(message.properties), ..*message };
+        let route = Arc::new(cx.vhost.route_message(&kept, traits, &keys, &properties, true)?);
         if route.cacheable && extra.is_empty() {
             self.publisher.routes.put(message.address, &route);
         }
-        Ok(Accepted { route, marks, traits })
+        Ok(Accepted { route, marks, traits, rewritten })
     }
 
-    fn send(&mut self, mut message: Message<'_>, accepted: Accepted, mandatory: bool, cx: &mut Context) {
-        let Accepted { route, marks, traits } = accepted;
-        message.marks = marks;
+    fn send(&mut self, message: Message<'_>, accepted: Accepted, mandatory: bool, cx: &mut Context) {
+        let Accepted { route, marks, traits, rewritten } = accepted;
+        let properties = rewritten.as_deref().unwrap_or(message.properties);
+        let message = Message { marks, properties, ..message };
         if let Some(sequence) = &mut self.publisher.sequence {
             *sequence += 1;
         }
@@ -430,7 +488,7 @@ impl Channel {
             }
             return;
         }
-        if mandatory {
+        if mandatory && !route.swallowed {
             let frame_max = cx.limits.frame_max;
             let out = match &mut self.tx {
                 Some(tx) => tx.returns(),
@@ -530,13 +588,21 @@ fn check_expiration(expiration: &[u8]) -> Result<(), Refusal> {
         Ok(negative @ ..0) => refuse(format!("{{value_negative,{negative}}}")),
         Ok(0..=EXPIRATION_MS_MAX) => Ok(()),
         _ if number.starts_with('-') => refuse(format!("{{value_negative,{number}}}")),
-        _ => refuse(format!("{{value_too_big,{}}}", number.trim_start_matches('+'))),
+        _ => refuse(format!("{{value_too_large,{}}}", number.trim_start_matches('+'))),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_messages_are_told_from_the_others_by_their_place() {
+        let refused: Ranges = [1..2, 3..5].into_iter().collect();
+        let (safe, nacked) = split(&[10..13, 20..24], &refused);
+        assert_eq!((safe, nacked), (vec![10..11, 12..13, 22..24], vec![11..12, 20..22]));
+        assert_eq!(split(&[7..9, 10..12], &Ranges::default()), (vec![7..9, 10..12], vec![]));
+    }
 
     #[test]
     fn expirations_are_refused_with_rabbitmqs_words() {
@@ -548,6 +614,6 @@ mod tests {
         assert_eq!(why(" 100").as_deref(), Some("invalid expiration ' 100': no_integer"));
         assert_eq!(why("-1").as_deref(), Some("invalid expiration '-1': {value_negative,-1}"));
         assert_eq!(why("1.5").as_deref(), Some("invalid expiration '1.5': {leftover_string,\".5\"}"));
-        assert!(why("99999999999999999999").is_some_and(|text| text.contains("value_too_big")));
+        assert!(why("99999999999999999999").is_some_and(|text| text.contains("value_too_large")));
     }
 }

@@ -3,7 +3,7 @@
 use super::{Channel, Context};
 use crate::exchange::{Binding, Destination};
 use crate::refusal::Refusal;
-use crate::vhost::declare::{ExchangeWish, QueueWish};
+use crate::vhost::declare::{ExchangeWish, Found, QueueWish};
 use amq_protocol::protocol::{AMQPClass, exchange, queue};
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl Channel {
 
     pub(super) async fn queue_declare(&mut self, declare: queue::Declare, cx: &mut Context) -> Result<(), Refusal> {
         let vhost = Arc::clone(&cx.vhost);
-        let (queue, counts) = if declare.passive {
+        let Found { name, counts, queue } = if declare.passive {
             vhost.find_queue(&cx.actor, declare.queue.as_str())?
         } else {
             let wish = QueueWish {
@@ -72,18 +72,20 @@ impl Channel {
                 auto_delete: declare.auto_delete,
                 arguments: declare.arguments,
             };
-            let ((queue, counts, new), committed) = vhost.declare_queue(&cx.actor, declare.queue.as_str(), wish)?;
-            if new && queue.identity.exclusive.is_some() {
+            let ((found, new), committed) = vhost.declare_queue(&cx.actor, declare.queue.as_str(), wish)?;
+            if let Some(queue) = found.queue.as_ref().filter(|queue| new && queue.identity.exclusive.is_some()) {
                 cx.exclusive.retain(|queue| queue.alive());
-                cx.exclusive.push(Arc::clone(&queue));
+                cx.exclusive.push(Arc::clone(queue));
             }
             cx.after(committed);
-            (queue, counts)
+            found
         };
-        let name = &queue.identity.name;
-        self.last_queue = Some(Arc::clone(name));
+        // What is passively declared may be for somebody else's answers: no queue to be meant by an empty name.
+        if queue.is_some() {
+            self.last_queue = Some(Arc::clone(&name));
+        }
         let ok = queue::DeclareOk {
-            queue: crate::amqp::short(name),
+            queue: crate::amqp::short(&name),
             message_count: u32::try_from(counts.ready).unwrap_or(u32::MAX),
             consumer_count: u32::try_from(counts.consumers).unwrap_or(u32::MAX),
         };
@@ -115,8 +117,11 @@ impl Channel {
 
     pub(super) fn queue_purge(&mut self, purge: &queue::Purge, cx: &mut Context) -> Result<(), Refusal> {
         let name = self.queue_name(purge.queue.as_str())?;
-        let queue = cx.vhost.queue_to_read(&cx.actor, &name)?;
-        let count = queue.purge(&mut cx.acts);
+        let count = match cx.vhost.is_reply_name(&name) {
+            // Nothing rests there.
+            true => 0,
+            false => cx.vhost.queue_to_read(&cx.actor, &name)?.purge(&mut cx.acts),
+        };
         let ok = queue::PurgeOk { message_count: u32::try_from(count).unwrap_or(u32::MAX) };
         self.queue_reply(purge.nowait, queue::AMQPMethod::PurgeOk(ok), cx)
     }

@@ -1,19 +1,20 @@
 //! tx.*: publishes and settlements wait for tx.commit, and then reach the disk in one write, all or none.
 //! (RabbitMQ promises less: a crash may leave part of a transaction.)
 
-use super::consume::{Outcome, requeue};
+use super::consume::Outcome;
 use super::egress::Unacked;
 use super::publish::Publisher;
 use super::{Channel, Context};
 use crate::message::{Message, Run, Traits};
 use crate::queue::classic::{Ticket, Waiter};
 use crate::queue::consumer::Outlet;
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal};
 use crate::vhost::publish::Route;
 use amq_protocol::protocol::{AMQPClass, tx};
 use parking_lot::Mutex;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub struct Transaction {
 struct Commit {
     waiting: AtomicUsize,
     done: Mutex<Option<oneshot::Sender<()>>>,
+    /// A queue was full.
+    refused: AtomicBool,
 }
 
 impl Waiter for Commit {
@@ -39,6 +42,10 @@ impl Waiter for Commit {
             let _ = done.send(());
         }
         None
+    }
+
+    fn refused(&self, _: Range<u32>) {
+        self.refused.store(true, Ordering::Release);
     }
 }
 
@@ -84,7 +91,10 @@ impl Channel {
             }
             tx::AMQPMethod::Commit(_) => {
                 self.commit(cx).await?;
-                tx::AMQPMethod::CommitOk(tx::CommitOk {})
+                cx.reply(self.number, AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {})));
+                cx.flush();
+                cx.egress.release(self.number);
+                return Ok(());
             }
             tx::AMQPMethod::Rollback(_) => {
                 let tx = self.take_transaction()?;
@@ -108,8 +118,18 @@ impl Channel {
 
     async fn commit(&mut self, cx: &mut Context) -> Result<(), Refusal> {
         let tx = self.take_transaction()?;
+        if let Some(gone) = tx.runs.iter().flat_map(|(route, _)| &route.targets).find(|queue| !queue.alive()) {
+            let (vhost, name) = (&gone.identity.vhost, &gone.identity.name);
+            let text =
+                format!("failed to deliver message: {{not_found, {{resource,<<\"{vhost}\">>,queue,<<\"{name}\">>}}}}");
+            return Err(Refusal::new(Reason::Resource, text));
+        }
         let (done, committed) = oneshot::channel();
-        let commit = Arc::new(Commit { waiting: AtomicUsize::new(1), done: Mutex::new(Some(done)) });
+        let commit = Arc::new(Commit {
+            waiting: AtomicUsize::new(1),
+            done: Mutex::new(Some(done)),
+            refused: AtomicBool::new(false),
+        });
         {
             let vhost = Arc::clone(&cx.vhost);
             let _together = vhost.together();
@@ -117,26 +137,37 @@ impl Channel {
                 let run = Arc::new(run);
                 for queue in &route.targets {
                     commit.waiting.fetch_add(1, Ordering::AcqRel);
-                    queue.publish(Arc::clone(&run), Some(Arc::clone(&commit) as Ticket), &mut cx.acts);
+                    queue.publish(&run, Some(Arc::clone(&commit) as Ticket), &mut cx.acts);
                 }
             }
-            let mut back = Vec::new();
+            // The answer goes before the deliveries that the acknowledgements make room for.
+            cx.egress.hold(self.number);
+            let mut back: Vec<(Unacked, Outcome)> = Vec::new();
             for (unacked, outcome) in tx.settled {
+                let (queue, positions) = (&unacked.queue, unacked.positions());
                 match outcome {
-                    Outcome::Done | Outcome::Rejected => {
-                        unacked.queue.settle(unacked.consumer, unacked.positions(), &mut cx.acts);
-                        commit.waiting.fetch_add(1, Ordering::AcqRel);
-                        unacked.queue.wait(Arc::clone(&commit) as Ticket, &mut cx.acts);
+                    Outcome::Done => queue.settle(unacked.consumer, positions, &mut cx.acts),
+                    Outcome::Rejected { failed } => queue.reject(unacked.consumer, positions, failed, &mut cx.acts),
+                    Outcome::Requeued { .. } => {
+                        back.push((unacked, outcome));
+                        continue;
                     }
-                    Outcome::Requeued => back.push(unacked),
                 }
+                commit.waiting.fetch_add(1, Ordering::AcqRel);
+                queue.wait(Arc::clone(&commit) as Ticket, &mut cx.acts);
             }
-            requeue(back, cx);
+            for (unacked, outcome) in back {
+                outcome.apply(&unacked.queue, unacked.consumer, unacked.positions(), &mut cx.acts);
+            }
         }
         cx.frames.extend_from_slice(&tx.returned);
         // The one that kept it open while it was handed out.
         let _ = commit.safe();
         cx.act();
-        committed.await.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))
+        committed.await.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))?;
+        match commit.refused.load(Ordering::Acquire) {
+            true => Err(Refusal::precondition("partial tx completion")),
+            false => Ok(()),
+        }
     }
 }

@@ -133,10 +133,10 @@ mod tests {
             )
         );
         assert_eq!(
-            report("a.conf", "consumer_timeout = 5"),
+            report("a.conf", "delegate_count = 5"),
             (
                 lines(&[
-                    "warning: a.conf:1: consumer_timeout: is not supported; ignored",
+                    "warning: a.conf:1: delegate_count: is not supported; ignored",
                     "a.conf: settings: ok, 1 warning"
                 ]),
                 true

@@ -29,6 +29,8 @@ pub struct Config {
     pub messages_memory: u64,
     /// Bytes of message bodies that one queue keeps in memory.
     pub queue_memory: u64,
+    /// Messages expire when they reach their queue's head, as in RabbitMQ, even if somebody waits for dead letters.
+    pub expire_at_head: bool,
     /// Bytes the store gathers in memory before it writes a file.
     pub store_write_buffer: u64,
     /// Bytes that may wait for the disk before publishers have to.
@@ -49,6 +51,8 @@ pub struct Config {
     pub consumer_max_per_channel: Option<u32>,
     /// Bytes of a message's body; at most 512 MiB.
     pub max_message_size: u64,
+    /// For the acknowledgement of a quorum queue's message; `None`: for ever.
+    pub consumer_timeout: Option<Duration>,
 
     pub default_user: String,
     pub default_pass: Secret,
@@ -158,6 +162,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         ),
         messages_memory: meaning.bytes("messages_memory"),
         queue_memory: meaning.bytes("queue_memory"),
+        expire_at_head: meaning.text("message_expiry") == "at-head",
         store_write_buffer: meaning.bytes("store_write_buffer"),
         unsynced_max: meaning.bytes("unsynced_max"),
         workers: meaning.number("workers"),
@@ -169,6 +174,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         channel_max: meaning.number("channel_max").unwrap_or_default(),
         max_connections: meaning.number("max_connections"),
         consumer_max_per_channel: meaning.number("consumer_max_per_channel"),
+        consumer_timeout: Some(meaning.time("consumer_timeout")).filter(|time| !time.is_zero()),
         max_message_size: meaning.bytes("max_message_size"),
 
         default_user: meaning.text("default_user"),

@@ -310,7 +310,6 @@ static RABBITMQS_OTHERS: &[&str] = &[
     "collect_statistics",
     "collect_statistics_interval",
     "consumer_disconnected_timeout",
-    "consumer_timeout",
     "credential_validator",
     "default_limits",
     "default_policies",

@@ -254,6 +254,14 @@ pub static SETTINGS: &[Setting] = &[
         about: "message bodies that one queue keeps in memory",
     },
     Setting {
+        key: "message_expiry",
+        kind: Kind::Choice(&["on-time", "at-head"]),
+        default: Default::Written(r#""on-time""#),
+        conf: &[],
+        variables: &[],
+        about: "when expired messages become dead letters: on time wherever they stand, or as in RabbitMQ only at their queue's head",
+    },
+    Setting {
         key: "store_write_buffer",
         kind: Kind::Bytes { min: 64 * KIB, max: 4 * GIB },
         default: Default::Written(r#""4 MiB""#),
@@ -333,6 +341,14 @@ pub static SETTINGS: &[Setting] = &[
         conf: &["consumer_max_per_channel"],
         variables: &[],
         about: "consumers a channel",
+    },
+    Setting {
+        key: "consumer_timeout",
+        kind: Kind::Time { unit: Unit::Milliseconds, max_s: 365 * 24 * 3600 },
+        default: Default::Written(r#""30 min""#),
+        conf: &["consumer_timeout"],
+        variables: &[],
+        about: "how long a quorum queue's consumer may take to acknowledge a message, unless it or the queue say; 0 for ever",
     },
     Setting {
         key: "max_message_size",

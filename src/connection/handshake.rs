@@ -2,7 +2,6 @@
 
 use super::{Buffer, Connection, End, Outcomes, Session, State};
 use crate::amqp::frame::MIN_FRAME_MAX;
-use crate::amqp::method::Id;
 use crate::amqp::{PROTOCOL_HEADER, ReplyCode, Table, Value};
 use crate::auth::sasl::{self, Mechanism};
 use crate::channel::{Context, Fault, Limits};
@@ -159,14 +158,15 @@ impl Connection {
                 message_bytes_max: config.max_message_size,
                 consumers_max: config.consumer_max_per_channel,
                 frame_max: self.frame_max,
+                consumer_timeout: config.consumer_timeout,
             },
+            patience: None,
             frames: Vec::new(),
             unsafe_until: Vec::new(),
             acts: Acts::default(),
             exclusive: Vec::new(),
         };
         self.state = State::Running(Box::new(Session {
-            user,
             cx,
             channels: FxHashMap::default(),
             touched: Vec::new(),
@@ -177,14 +177,9 @@ impl Connection {
         Ok(())
     }
 
-    /// New credentials for the same user.
-    pub(super) fn update_secret(&mut self, update: &connection::UpdateSecret, id: Id) -> Outcomes<()> {
-        let State::Running(session) = &self.state else { return Ok(()) };
-        let secret = std::str::from_utf8(update.new_secret.as_bytes()).unwrap_or_default();
-        if !self.broker.users.check(&session.user.name, secret) {
-            let text = "New secret was refused by one of the backends";
-            return Err(End::Close(Fault::new(ReplyCode::NotAllowed, text, id)));
-        }
+    /// New credentials for the same user. A password does not expire, so that there is nothing to renew: RabbitMQ's
+    /// internal users answer so to any secret.
+    pub(super) fn update_secret(&mut self) -> Outcomes<()> {
         self.reply(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {}));
         Ok(())
     }

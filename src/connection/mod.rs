@@ -57,7 +57,6 @@ enum State {
 
 /// An open connection.
 struct Session {
-    user: Arc<User>,
     cx: Context,
     channels: FxHashMap<u16, Slot>,
     /// Channels that have something to hand over.
@@ -91,8 +90,10 @@ struct Connection {
 
 /// How a connection ends.
 enum End {
-    /// Both sides have said so, or the client has gone.
+    /// The client has gone.
     Done,
+    /// Both sides have said so. It is the client's to hang up.
+    Closed,
     /// Tell the client, and wait for its answer.
     Close(Fault),
     /// The same, and no more of its octets are worth reading.
@@ -154,6 +155,7 @@ impl Connection {
         let mut last_read = Instant::now();
         let mut heavy = false;
         let mut last_written = (Instant::now(), 0);
+        let mut last_look = Instant::now();
         loop {
             match self.frames(&mut buffer).await {
                 Ok(()) => {}
@@ -166,11 +168,17 @@ impl Connection {
                 // One that always has more must not keep the others, nor those who only now connect, from their turn.
                 tokio::task::yield_now().await;
             }
+            let patience = match &self.state {
+                State::Running(session) => session.cx.patience,
+                _ => None,
+            };
             let deadline = match (&self.state, self.heartbeat) {
                 (State::Running(_), Duration::ZERO) => None,
                 (State::Running(_), heartbeat) => Some((last_read + 2 * heartbeat).min(last_written.0 + heartbeat / 2)),
                 _ => Some(handshake),
             };
+            let look = patience.map(|patience| last_look + patience);
+            let deadline = [deadline, look].into_iter().flatten().min();
             let registered = Arc::clone(&self.registered);
             tokio::select! {
                 read = buffer.read(&mut self.socket) => match read {
@@ -190,9 +198,15 @@ impl Connection {
                     if !matches!(self.state, State::Running(_)) {
                         return End::Drop("the handshake took too long".into());
                     }
-                    if now >= last_read + 2 * self.heartbeat {
+                    if !self.heartbeat.is_zero() && now >= last_read + 2 * self.heartbeat {
                         return End::Drop("missed heartbeats from client".into());
                     }
+                }
+            }
+            if look.is_some_and(|look| look <= Instant::now()) {
+                last_look = Instant::now();
+                if let State::Running(session) = &mut self.state {
+                    session.end_late_consumers().await;
                 }
             }
             if !self.heartbeat.is_zero() {
@@ -288,7 +302,11 @@ impl Connection {
     /// counts it in `used`.
     async fn frame(&mut self, frame: Frame<'_>, behind: &[u8], used: &mut usize) -> Outcomes<()> {
         match (frame.kind, frame.channel) {
-            (frame::HEARTBEAT, 0) => return Ok(()),
+            (frame::HEARTBEAT, 0) if frame.payload.is_empty() => return Ok(()),
+            (frame::HEARTBEAT, 0) => {
+                let text = "type 8, all octets = <<>>: invalid_heartbeat_frame";
+                return Err(self.closing(Fault::new(ReplyCode::FrameError, text, (0, 0))));
+            }
             (frame::METHOD | frame::HEADER | frame::BODY, _) => {}
             (frame::HEARTBEAT, _) => return Err(self.unexpected(&frame)),
             (kind, _) => {
@@ -350,12 +368,12 @@ impl Connection {
             (State::Starting, AMQPClass::Connection(M::StartOk(start_ok))) => self.start_ok(&start_ok).await,
             (State::Tuning { .. }, AMQPClass::Connection(M::TuneOk(tune_ok))) => self.tune_ok(&tune_ok),
             (State::Opening { .. }, AMQPClass::Connection(M::Open(open))) => self.open(&open),
-            (State::Running(_), AMQPClass::Connection(M::UpdateSecret(update))) => self.update_secret(&update, id),
-            (State::Running(_) | State::Opening { .. }, AMQPClass::Connection(M::Close(_))) => {
+            (State::Running(_), AMQPClass::Connection(M::UpdateSecret(_))) => self.update_secret(),
+            (State::Running(_), AMQPClass::Connection(M::Close(_))) => {
                 // Exclusive queues are gone and messages back in place before the client hears of it.
                 self.end_session().await;
                 self.reply(M::CloseOk(connection::CloseOk {}));
-                Err(End::Done)
+                Err(End::Closed)
             }
             _ => Err(self.wrong_state(id)),
         }
@@ -409,6 +427,11 @@ impl Connection {
                 tracing::debug!("closing AMQP connection {name}");
                 self.end_session().await;
             }
+            End::Closed => {
+                tracing::debug!("closing AMQP connection {name}");
+                self.egress.pump();
+                let _ = tokio::time::timeout(CLOSE_PATIENCE, self.await_hanging_up()).await;
+            }
             End::Drop(text) => {
                 tracing::warn!("closing AMQP connection {name}: {text}");
                 self.end_session().await;
@@ -445,8 +468,21 @@ impl Connection {
         self.egress.pump();
     }
 
+    /// After a good-bye: whatever the client still says, until it goes or the broker stops.
+    async fn await_hanging_up(&mut self) {
+        let registered = Arc::clone(&self.registered);
+        tokio::select! {
+            () = self.read_over(false) => {}
+            () = registered.asked.notified() => {}
+        }
+    }
+
     /// Reads over everything until the client has answered or gone.
     async fn await_close_ok(&mut self) {
+        self.read_over(true).await;
+    }
+
+    async fn read_over(&mut self, until_close_ok: bool) {
         let mut buffer = Buffer::default();
         loop {
             let mut at = 0;
@@ -454,7 +490,7 @@ impl Connection {
                 at += length;
                 if frame.channel == 0 && frame.kind == frame::METHOD {
                     match method::id(frame.payload) {
-                        Some((10, 51)) => return,
+                        Some((10, 51)) if until_close_ok => return,
                         // Both sides closed at once.
                         Some((10, 50)) => {
                             self.reply(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
@@ -509,8 +545,11 @@ fn wrong(undecodable: Undecodable, payload: &[u8]) -> Wrong {
             Wrong::Connection(Fault::new(ReplyCode::SyntaxError, text, id))
         }
         Undecodable::Unknown((class, method)) => Wrong::Internal(format!("unknown method ({class}, {method})")),
-        Undecodable::FieldType((class, method)) => {
-            Wrong::Internal(format!("method ({class}, {method}) has a field of unknown type"))
+        Undecodable::Field((class, method)) => {
+            Wrong::Internal(format!("method ({class}, {method}) has a field table that can't be read"))
+        }
+        Undecodable::NotUtf8(_) => {
+            Wrong::Connection(Fault::new(ReplyCode::FrameError, "Malformed UTF-8 in shortstr", (0, 0)))
         }
     }
 }
@@ -562,11 +601,13 @@ impl Session {
                 }
                 Method::Ack { tag, multiple } => channel.settle(tag, multiple, Outcome::Done, id, cx),
                 Method::Nack { tag, multiple, requeue } => {
-                    let outcome = if requeue { Outcome::Requeued } else { Outcome::Rejected };
+                    let failed = false;
+                    let outcome = if requeue { Outcome::Requeued { failed } } else { Outcome::Rejected { failed } };
                     channel.settle(tag, multiple, outcome, id, cx)
                 }
                 Method::Reject { tag, requeue } => {
-                    let outcome = if requeue { Outcome::Requeued } else { Outcome::Rejected };
+                    let failed = true;
+                    let outcome = if requeue { Outcome::Requeued { failed } } else { Outcome::Rejected { failed } };
                     channel.settle(tag, false, outcome, id, cx)
                 }
                 Method::Qos { prefetch_bytes, prefetch_count } => channel.qos(prefetch_bytes, prefetch_count, id, cx),
@@ -582,7 +623,6 @@ impl Session {
                         method::write(&mut self.cx.frames, number, &ok);
                         return Ok(());
                     }
-                    AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => Ok(()),
                     class => channel.method(class, id, cx).await,
                 },
             }
@@ -598,6 +638,37 @@ impl Session {
                 self.channels.insert(number, Slot::Closing);
                 Ok(())
             }
+        }
+    }
+
+    /// Consumers that take too long for a message lose it, and their place; the channel, if the client would not
+    /// understand that (`rabbit_channel`, action `released`).
+    async fn end_late_consumers(&mut self) {
+        for late in self.cx.egress.late(Instant::now()) {
+            let timeout_ms = late.timeout.as_millis();
+            let (tag, queue, number) = (&late.tag, &late.queue, late.channel);
+            tracing::warn!(
+                "consumer '{tag}' on channel {number} and {queue:?} has timed out waiting for an acknowledgement. \
+                 Timeout used: {timeout_ms} ms"
+            );
+            let Some(Slot::Open(channel)) = self.channels.get_mut(&number) else { continue };
+            if self.cx.egress.cancel_notify.load(std::sync::atomic::Ordering::Relaxed) {
+                channel.time_out(&late, &mut self.cx);
+                self.cx.act();
+                continue;
+            }
+            let text = format!(
+                "delivery acknowledgement on channel {number} timed out. Timeout value used: {timeout_ms} ms. This \
+                 timeout value can be configured, see consumers doc guide to learn more"
+            );
+            let fault = Fault::new(ReplyCode::PreconditionFailed, text, (0, 0));
+            if self.safe().await.is_err() {
+                return;
+            }
+            self.close_channel(number);
+            write_close(&mut self.cx.frames, number, &fault);
+            self.channels.insert(number, Slot::Closing);
+            self.cx.act();
         }
     }
 
@@ -617,8 +688,12 @@ impl Session {
         if frame.kind == frame::METHOD {
             match method::id(frame.payload) {
                 Some((20, 41)) => drop(self.channels.remove(&frame.channel)),
+                Some(id @ (20, 10)) => {
+                    let text = "second 'channel.open' seen";
+                    return Err(Wrong::Connection(Fault::new(ReplyCode::ChannelError, text, id)));
+                }
+                // It still owes the answer to ours: the number is not free before.
                 Some((20, 40)) => {
-                    self.channels.remove(&frame.channel);
                     let ok = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
                     method::write(&mut self.cx.frames, frame.channel, &ok);
                 }
@@ -643,7 +718,7 @@ impl Session {
             let count = self.channels.len();
             let text =
                 format!("number of channels opened ({count}) has reached the negotiated channel_max ({channel_max})");
-            return Err(Wrong::Connection(Fault::new(ReplyCode::NotAllowed, text, id)));
+            return Err(Wrong::Connection(Fault::new(ReplyCode::NotAllowed, text, (0, 0))));
         }
         self.next_epoch += 1;
         let channel = Channel::open(frame.channel, self.next_epoch, &self.cx);

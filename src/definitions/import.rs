@@ -8,6 +8,7 @@ use crate::auth::Permission;
 use crate::broker::Broker;
 use crate::exchange::{self, Destination};
 use crate::policy::{self, Policy};
+use crate::queue::settings::QueueType;
 use crate::store::keys::Kind;
 use crate::store::{Change, Committed};
 use crate::vhost::declare::{ExchangeWish, QueueWish};
@@ -21,7 +22,8 @@ use std::sync::Arc;
 pub fn import(broker: &Broker, document: &Document) -> Result<Vec<Committed>, String> {
     let mut changes = Vec::new();
     for vhost in &document.vhosts {
-        broker.add_vhost(&vhost.name);
+        let queue_type = vhost.metadata.default_queue_type.as_deref().and_then(QueueType::parse);
+        broker.add_vhost(&vhost.name, queue_type);
         changes.push(kept(Kind::VhostMetadata, &[&vhost.name], vhost));
     }
     for user in &document.users {

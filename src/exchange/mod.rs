@@ -4,18 +4,27 @@
 //! whatever the exchange's type; beside it, each type has the index that finds the matching ones:
 //!
 //! ```text
-//! direct    a map from routing keys to destinations
-//! fanout    the destinations
-//! topic     a trie of patterns' words
-//! headers   nothing: every binding is looked at, as its arguments were prepared when it was made
+//! direct                         a map from routing keys to destinations
+//! fanout, x-recent-history       the destinations
+//! topic                          a trie of patterns' words
+//! headers                        nothing: every binding is looked at, as its arguments were prepared when it was made
+//! x-consistent-hash              a ring of buckets
+//! x-modulus-hash, x-random,
+//!   x-local-random               the destinations in order, to take one by its number
 //! ```
 //!
-//! Nothing here knows of stores, clocks or tasks. Following bindings from exchange to exchange, the alternate exchange,
+//! Nothing here knows of stores, clocks, tasks or dice: a random number comes with the message ([`Subject`]). Following bindings from exchange to exchange, the alternate exchange,
 //! and removing a queue's second copy are the vhost's.
 
 mod binding;
+mod consistent_hash;
 mod direct;
+mod hash;
 mod headers;
+mod modulus_hash;
+mod picks;
+mod random;
+pub mod recent_history;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -23,10 +32,13 @@ mod topic;
 
 pub use binding::{Binding, Destination};
 
-use crate::amqp::table::{Fields, Table};
+use crate::amqp::properties::Properties;
+use crate::amqp::table::Table;
 use crate::declaration;
 use crate::refusal::Refusal;
+use consistent_hash::Ring;
 use headers::{Headers, Matcher};
+use picks::Picks;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -39,12 +51,29 @@ pub enum Type {
     Fanout,
     Topic,
     Headers,
+    ConsistentHash,
+    ModulusHash,
+    Random,
+    LocalRandom,
+    RecentHistory,
 }
 
 impl Type {
+    const ALL: [Self; 9] = [
+        Self::Direct,
+        Self::Fanout,
+        Self::Topic,
+        Self::Headers,
+        Self::ConsistentHash,
+        Self::ModulusHash,
+        Self::Random,
+        Self::LocalRandom,
+        Self::RecentHistory,
+    ];
+
     /// The type of this name, as `exchange.declare` has it.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Direct, Self::Fanout, Self::Topic, Self::Headers].into_iter().find(|kind| kind.name() == name)
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     pub fn name(self) -> &'static str {
@@ -53,8 +82,31 @@ impl Type {
             Self::Fanout => "fanout",
             Self::Topic => "topic",
             Self::Headers => "headers",
+            Self::ConsistentHash => "x-consistent-hash",
+            Self::ModulusHash => "x-modulus-hash",
+            Self::Random => "x-random",
+            Self::LocalRandom => "x-local-random",
+            Self::RecentHistory => "x-recent-history",
         }
     }
+}
+
+/// What a message's way is chosen by.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The routing key, then those of `CC` and `BCC`.
+    pub keys: &'a [&'a str],
+    pub properties: Option<&'a Properties<'a>>,
+    /// Another for each message and exchange, for those that choose at random.
+    pub random: u64,
+}
+
+/// What is bound to an exchange, as far as the exchange's type cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound<'a> {
+    /// A queue whose type has this name in RabbitMQ's texts, such as `rabbit_classic_queue`.
+    Queue(&'a str),
+    Exchange,
 }
 
 /// An exchange as it is declared.
@@ -75,10 +127,19 @@ pub fn check_arguments(resource: &str, arguments: &Table) -> Result<Option<Arc<s
     Ok(declaration::named_exchange(resource, arguments, ALTERNATE_EXCHANGE)?.map(Arc::from))
 }
 
+/// What an exchange of this type refuses among its own arguments. RabbitMQ looks at them last.
+pub fn check_type_arguments(kind: Type, arguments: &Table) -> Result<(), Refusal> {
+    match kind {
+        Type::ConsistentHash => consistent_hash::check_arguments(arguments),
+        Type::RecentHistory => recent_history::check_arguments(arguments),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a declaration fits the exchange that is there (`rabbit_exchange:assert_equivalence`). Of the arguments only
-/// the alternate exchange counts.
+/// the alternate exchange counts, whatever the type.
 pub fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> Result<(), Refusal> {
-    declaration::equivalent_field(resource, "type", current.kind.name(), received.kind.name())?;
+    declaration::equivalent_field(resource, "type", atom(current.kind), atom(received.kind))?;
     declaration::equivalent_field(resource, "durable", current.durable, received.durable)?;
     declaration::equivalent_field(resource, "auto_delete", current.auto_delete, received.auto_delete)?;
     declaration::equivalent_field(resource, "internal", current.internal, received.internal)?;
@@ -87,12 +148,27 @@ pub fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_
     declaration::equivalent_argument(resource, key, current, received)
 }
 
+/// A type's name as Erlang prints an atom: with quotes of its own if it has more than letters in it.
+fn atom(kind: Type) -> String {
+    let name = kind.name();
+    if name.contains('-') { format!("'{name}'") } else { name.to_owned() }
+}
+
 /// The bindings of one exchange as their source.
 pub struct Router {
     kind: Type,
-    /// Sorted, so that all bindings to one destination are neighbours. What matches headers, for that type alone.
-    bindings: BTreeMap<Binding, Option<Box<Matcher>>>,
+    /// Sorted, so that all bindings to one destination are neighbours.
+    bindings: BTreeMap<Binding, Note>,
     index: Index,
+}
+
+/// What a type knows of each binding.
+enum Note {
+    None,
+    /// Headers: what matches.
+    Matcher(Box<Matcher>),
+    /// Consistent hash: where its buckets stand.
+    Place(u64),
 }
 
 /// What finds the bindings that match; kept in step with [`Router::bindings`].
@@ -101,23 +177,32 @@ enum Index {
     Fanout(Targets),
     Topic(topic::Trie),
     Headers,
+    Ring(Ring),
+    Picks(Picks),
 }
 
 impl Router {
-    pub fn new(kind: Type) -> Self {
+    /// `arguments` are the exchange's, and were checked.
+    pub fn new(kind: Type, arguments: &Table) -> Self {
         let index = match kind {
             Type::Direct => Index::Direct(direct::Keys::default()),
-            Type::Fanout => Index::Fanout(Targets::default()),
+            Type::Fanout | Type::RecentHistory => Index::Fanout(Targets::default()),
             Type::Topic => Index::Topic(topic::Trie::default()),
             Type::Headers => Index::Headers,
+            Type::ConsistentHash => Index::Ring(Ring::new(arguments)),
+            Type::ModulusHash | Type::Random | Type::LocalRandom => Index::Picks(Picks::default()),
         };
         Self { kind, bindings: BTreeMap::new(), index }
     }
 
-    /// What an exchange of this type refuses to bind: a topic pattern with more than two `#`, a wrong `x-match`.
-    pub fn check(kind: Type, routing_key: &str, arguments: &Table) -> Result<(), Refusal> {
+    /// What an exchange of this type refuses to bind: a topic pattern with more than two `#`, a wrong `x-match` or weight,
+    /// a queue that it can't choose. `bound` is the binding's destination.
+    pub fn check(kind: Type, binding: &Binding, bound: Bound<'_>) -> Result<(), Refusal> {
+        let routing_key = &*binding.routing_key;
         match kind {
-            Type::Direct | Type::Fanout => Ok(()),
+            Type::Direct | Type::Fanout | Type::ModulusHash | Type::Random | Type::RecentHistory => Ok(()),
+            Type::ConsistentHash => consistent_hash::check_weight(routing_key),
+            Type::LocalRandom => random::check_local(routing_key, bound),
             Type::Topic => match topic::hashes(routing_key) {
                 0..=topic::HASHES_MAX => Ok(()),
                 count => Err(Refusal::precondition(format!(
@@ -125,7 +210,7 @@ impl Router {
                     topic::HASHES_MAX
                 ))),
             },
-            Type::Headers => Matcher::check(arguments),
+            Type::Headers => Matcher::check(&binding.arguments),
         }
     }
 
@@ -136,18 +221,35 @@ impl Router {
     /// Adds a binding; `false` if it was there. What [`Router::check`] refuses is not refused here again: it may come
     /// from a store that an older version wrote, and costs no more than others.
     pub fn bind(&mut self, binding: Binding) -> bool {
+        self.bind_at(binding, None)
+    }
+
+    /// The same for a binding that comes back from the store with the place it had ([`Router::place`]). Bindings come in
+    /// the order of their places, those without one last.
+    pub fn bind_at(&mut self, binding: Binding, place: Option<u64>) -> bool {
         if self.bindings.contains_key(&binding) {
             return false;
         }
-        let mut matcher = None;
+        let mut note = Note::None;
         match &mut self.index {
             Index::Direct(keys) => keys.add(&binding),
             Index::Fanout(targets) => targets.add(&binding.destination),
             Index::Topic(trie) => trie.add(&binding),
-            Index::Headers => matcher = Some(Box::new(Matcher::new(&binding.arguments))),
+            Index::Headers => note = Note::Matcher(Box::new(Matcher::new(&binding.arguments))),
+            Index::Ring(ring) => note = ring.add(&binding, place).map_or(Note::None, Note::Place),
+            Index::Picks(picks) => picks.add(&binding.destination),
         }
-        self.bindings.insert(binding, matcher);
+        self.bindings.insert(binding, note);
         true
+    }
+
+    /// Where what a binding brought stands among the others', if that matters to this type: it must be the same after a
+    /// restart.
+    pub fn place(&self, binding: &Binding) -> Option<u64> {
+        match self.bindings.get(binding) {
+            Some(Note::Place(place)) => Some(*place),
+            _ => None,
+        }
     }
 
     /// Removes a binding; `false` if it was not there.
@@ -160,6 +262,8 @@ impl Router {
             Index::Fanout(targets) => targets.remove(&binding.destination),
             Index::Topic(trie) => trie.remove(binding),
             Index::Headers => {}
+            Index::Ring(ring) => ring.remove(&binding.destination),
+            Index::Picks(picks) => picks.remove(&binding.destination),
         }
         true
     }
@@ -205,25 +309,39 @@ impl Router {
 
     /// Calls `found` for every matching destination; a destination may come more than once, the caller removes
     /// duplicates.
-    pub fn route(&self, routing_key: &str, headers: Option<Fields<'_>>, found: &mut dyn FnMut(&Destination)) {
+    pub fn route(&self, subject: &Subject<'_>, found: &mut dyn FnMut(&Destination)) {
         match &self.index {
-            Index::Direct(keys) => keys.route(routing_key, found),
+            Index::Direct(keys) => subject.keys.iter().for_each(|key| keys.route(key, found)),
             Index::Fanout(targets) => targets.each(found),
-            Index::Topic(trie) => trie.route(routing_key, found),
+            Index::Topic(trie) => subject.keys.iter().for_each(|key| trie.route(key, found)),
             Index::Headers => {
-                let headers = Headers::new(headers);
-                for (binding, matcher) in &self.bindings {
-                    if matcher.as_ref().is_some_and(|matcher| matcher.matches(&headers)) {
+                let headers = Headers::new(subject.properties.and_then(|properties| properties.headers));
+                for (binding, note) in &self.bindings {
+                    if matches!(note, Note::Matcher(matcher) if matcher.matches(&headers)) {
                         found(&binding.destination);
                     }
                 }
             }
+            Index::Ring(ring) => ring.route(subject, found),
+            Index::Picks(picks) => {
+                let number = match self.kind {
+                    Type::ModulusHash => modulus_hash::number(subject),
+                    _ => subject.random,
+                };
+                picks.route(number, found);
+            }
         }
     }
 
-    /// Whether the same key may take two messages to different destinations, so that a route can't be remembered by it.
-    pub fn depends_on_headers(&self) -> bool {
-        self.kind == Type::Headers
+    /// Whether all messages with the same key take the same way and nothing else is done with them, so that a route can be
+    /// remembered by its key.
+    pub fn is_by_key(&self) -> bool {
+        match (self.kind, &self.index) {
+            (Type::Direct | Type::Fanout | Type::Topic | Type::ModulusHash, _) => true,
+            (_, Index::Ring(ring)) => ring.is_by_key(),
+            // A recent history wants to see every message.
+            _ => false,
+        }
     }
 }
 

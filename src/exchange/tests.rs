@@ -1,10 +1,16 @@
 //! Corners as RabbitMQ 4.3.6 was seen to behave, and each type's index against a model that looks at every binding.
 
+use super::hash::Hash;
 use super::*;
 use crate::amqp::Value;
+use crate::amqp::properties::{NO_PROPERTIES, Properties};
+use amq_protocol::frame::WriteContext;
+use amq_protocol::protocol::basic::{AMQPProperties, gen_properties};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::BTreeSet;
+
+const CLASSIC: Bound<'_> = Bound::Queue("rabbit_classic_queue");
 
 fn queue(name: &str) -> Destination {
     Destination::Queue(name.into())
@@ -78,19 +84,40 @@ fn encode(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-fn routed(router: &Router, routing_key: &str, headers: Option<&[(&str, Value)]>) -> BTreeSet<Destination> {
-    let mut found = BTreeSet::new();
-    let headers = headers.map(octets);
-    let headers = headers.as_ref().map(|octets| Fields::check(octets).unwrap());
-    router.route(routing_key, headers, &mut |destination| {
-        found.insert(destination.clone());
-    });
+/// Raw properties that are nothing but headers.
+fn with_headers(headers: &[(&str, Value)]) -> Vec<u8> {
+    let headers = octets(headers);
+    [&[0x20, 0][..], &u32::try_from(headers.len()).unwrap().to_be_bytes(), &headers].concat()
+}
+
+/// Where a message goes, in the order in which it was found.
+fn ways(router: &Router, keys: &[&str], properties: &[u8], random: u64) -> Vec<Destination> {
+    let mut found = Vec::new();
+    let properties = Properties::parse(properties).unwrap();
+    let subject = Subject { keys, properties: Some(&properties), random };
+    router.route(&subject, &mut |destination| found.push(destination.clone()));
     found
+}
+
+fn routed(router: &Router, routing_key: &str, headers: Option<&[(&str, Value)]>) -> BTreeSet<Destination> {
+    let properties = headers.map_or(NO_PROPERTIES.to_vec(), with_headers);
+    ways(router, &[routing_key], &properties, 0).into_iter().collect()
+}
+
+/// The one destination of a message.
+fn only(router: &Router, routing_key: &str) -> Destination {
+    let found = ways(router, &[routing_key], NO_PROPERTIES, 0);
+    assert_eq!(found.len(), 1);
+    found[0].clone()
+}
+
+fn router(kind: Type) -> Router {
+    Router::new(kind, &Table::default())
 }
 
 /// One queue a pattern; which keys reach it.
 fn check_keys(kind: Type, keys: &[&str], expected: &[(&str, &[usize])]) {
-    let mut router = Router::new(kind);
+    let mut router = router(kind);
     for (pattern, _) in expected {
         assert!(router.bind(binding(&format!("q-{pattern}"), pattern, &[])));
     }
@@ -174,17 +201,17 @@ fn fanout_ignores_the_key() {
 
 #[test]
 fn a_topic_pattern_has_at_most_two_hashes() {
-    let check = |key| Router::check(Type::Topic, key, &Table::default());
+    let check = |key| Router::check(Type::Topic, &binding("q", key, &[]), CLASSIC);
     assert_eq!(check("#.a.#"), Ok(()));
     assert_eq!(check("a#.##.#.#"), Ok(()));
     let refused = check("#.a.#.b.#").unwrap_err();
     assert_eq!(refused.text, "Topic binding key '#.a.#.b.#' uses 3 '#' wildcards, at most 2 are allowed");
-    assert_eq!(Router::check(Type::Direct, "#.#.#", &Table::default()), Ok(()));
+    assert_eq!(Router::check(Type::Direct, &binding("q", "#.#.#", &[]), CLASSIC), Ok(()));
 }
 
 #[test]
 fn fifty_hashes_cost_no_more_than_other_words() {
-    let mut router = Router::new(Type::Topic);
+    let mut router = router(Type::Topic);
     router.bind(binding("q", &["#"; 50].join(".a."), &[]));
     router.bind(binding("r", &["#"; 50].join("."), &[]));
     let key = vec!["a"; 120].join(".");
@@ -195,7 +222,7 @@ fn fifty_hashes_cost_no_more_than_other_words() {
 
 #[test]
 fn unbinding_the_empty_topic_pattern_leaves_its_other_destinations() {
-    let mut router = Router::new(Type::Topic);
+    let mut router = router(Type::Topic);
     router.bind(binding("p", "", &[]));
     router.bind(binding("q", "", &[]));
     router.unbind(&binding("p", "", &[]));
@@ -204,12 +231,11 @@ fn unbinding_the_empty_topic_pattern_leaves_its_other_destinations() {
 
 #[test]
 fn each_topic_binding_is_found_once() {
-    let mut router = Router::new(Type::Topic);
+    let mut router = router(Type::Topic);
     for pattern in ["#.a.#.b", "#.#", "#.*.#", "#.a.#"] {
         router.bind(binding(pattern, pattern, &[]));
     }
-    let mut found = Vec::new();
-    router.route("a.a.b.a.a.b", None, &mut |destination| found.push(destination.clone()));
+    let mut found = ways(&router, &["a.a.b.a.a.b"], NO_PROPERTIES, 0);
     found.sort();
     assert_eq!(found, [queue("#.#"), queue("#.*.#"), queue("#.a.#"), queue("#.a.#.b")]);
 }
@@ -217,7 +243,7 @@ fn each_topic_binding_is_found_once() {
 #[test]
 fn bindings_that_differ_in_arguments_are_two() {
     for kind in [Type::Direct, Type::Fanout, Type::Topic, Type::Headers] {
-        let mut router = Router::new(kind);
+        let mut router = router(kind);
         let with = |value| binding("q", "k", &[("note", value)]);
         assert!(router.bind(with(Value::LongInt(1))));
         assert!(!router.bind(with(Value::LongInt(1))));
@@ -235,7 +261,7 @@ fn bindings_that_differ_in_arguments_are_two() {
 
 #[test]
 fn a_destination_leaves_with_all_its_bindings_and_no_others() {
-    let mut router = Router::new(Type::Topic);
+    let mut router = router(Type::Topic);
     for key in ["a", "", "#.b", "a.*"] {
         for name in ["q", "q2", "p"] {
             router.bind(binding(name, key, &[]));
@@ -252,8 +278,8 @@ fn a_destination_leaves_with_all_its_bindings_and_no_others() {
 
 #[test]
 fn nothing_is_left_of_bindings_that_are_gone() {
-    let mut topic = Router::new(Type::Topic);
-    let mut direct = Router::new(Type::Direct);
+    let mut topic = router(Type::Topic);
+    let mut direct = router(Type::Direct);
     let keep = binding("keep", "a.#.keep", &[]);
     topic.bind(keep.clone());
     direct.bind(keep.clone());
@@ -282,9 +308,9 @@ fn nothing_is_left_of_bindings_that_are_gone() {
 
 /// One queue a binding; which messages' headers reach it.
 fn check_headers(bindings: &[Vec<(&str, Value)>], messages: &[Option<Vec<(&str, Value)>>], expected: &[&[usize]]) {
-    let mut router = Router::new(Type::Headers);
+    let mut router = router(Type::Headers);
     for (index, arguments) in bindings.iter().enumerate() {
-        assert_eq!(Router::check(Type::Headers, "", &table(arguments)), Ok(()));
+        assert_eq!(Router::check(Type::Headers, &binding("q", "", arguments), CLASSIC), Ok(()));
         router.bind(binding(&index.to_string(), "", arguments));
     }
     for (index, reached_by) in expected.iter().enumerate() {
@@ -423,7 +449,7 @@ fn header_values_compare_as_erlang_terms() {
         &[],
     ];
     for (wanted, expected) in values.iter().zip(expected) {
-        let mut router = Router::new(Type::Headers);
+        let mut router = router(Type::Headers);
         router.bind(binding("q", "", &[("a", wanted.clone())]));
         let matches = |index: &usize| !routed(&router, "", Some(&[("a", values[*index].clone())])).is_empty();
         assert_eq!((0..values.len()).filter(matches).collect::<Vec<_>>(), expected, "{wanted:?}");
@@ -439,18 +465,170 @@ fn a_wrong_x_match_is_refused() {
         (Value::Boolean(true), "Invalid x-match field type bool (value true); expected longstr"),
         (Value::Void, "Invalid x-match field type void (value undefined); expected longstr"),
     ] {
-        let refused = Router::check(Type::Headers, "", &table(&[("x-match", value)])).unwrap_err();
+        let refused = Router::check(Type::Headers, &binding("q", "", &[("x-match", value)]), CLASSIC).unwrap_err();
         assert_eq!(refused.text, expected);
     }
 }
 
 #[test]
-fn only_headers_make_routes_that_keys_do_not_tell() {
-    for kind in [Type::Direct, Type::Fanout, Type::Topic, Type::Headers] {
+fn a_type_is_known_by_its_name() {
+    for kind in Type::ALL {
         assert_eq!(Type::parse(kind.name()), Some(kind));
-        assert_eq!(Router::new(kind).depends_on_headers(), kind == Type::Headers);
     }
     assert_eq!(Type::parse("Direct"), None);
+    assert_eq!(Type::parse("x-delayed-message"), None);
+}
+
+#[test]
+fn routes_are_remembered_by_key_where_the_key_alone_decides() {
+    let forgotten: Vec<_> = Type::ALL.into_iter().filter(|kind| !router(*kind).is_by_key()).collect();
+    assert_eq!(forgotten, [Type::Headers, Type::Random, Type::LocalRandom, Type::RecentHistory]);
+    for arguments in [[("hash-header", text("h"))], [("hash-property", text("message_id"))]] {
+        assert!(!Router::new(Type::ConsistentHash, &table(&arguments)).is_by_key());
+    }
+}
+
+#[test]
+fn a_weight_is_an_integer_from_1_to_10000() {
+    let check = |key| Router::check(Type::ConsistentHash, &binding("q", key, &[]), CLASSIC).map_err(|no| no.text);
+    for key in ["1", "+5", "007", "10000"] {
+        assert_eq!(check(key), Ok(()));
+    }
+    for (key, shown) in [
+        ("abc", "<<\"abc\">>"),
+        ("", "<<>>"),
+        ("1.5", "<<\"1.5\">>"),
+        (" 5", "<<\" 5\">>"),
+        ("1_000", "<<\"1_000\">>"),
+        ("+", "<<\"+\">>"),
+        ("é", "<<\"é\"/utf8>>"),
+    ] {
+        assert_eq!(check(key), Err(format!("The binding key must be an integer: {shown}")));
+    }
+    for key in ["0", "-1", "-0", "-99999999999999999999999"] {
+        assert_eq!(check(key), Err("The binding key must be greater than 0".to_owned()));
+    }
+    for key in ["10001", "99999999999999999999999"] {
+        assert_eq!(check(key), Err("The binding key must not exceed 10000".to_owned()));
+    }
+}
+
+#[test]
+fn a_consistent_hash_is_of_a_header_or_of_a_known_property() {
+    let check = |arguments: &[(&str, Value)]| {
+        check_type_arguments(Type::ConsistentHash, &table(arguments)).map_err(|refusal| refusal.text)
+    };
+    let (header, property) = (("hash-header", text("h")), |name| ("hash-property", text(name)));
+    assert_eq!(check(std::slice::from_ref(&header)), Ok(()));
+    for name in ["correlation_id", "message_id", "timestamp"] {
+        assert_eq!(check(&[property(name)]), Ok(()));
+    }
+    assert_eq!(check(&[property("bogus")]), Err("Unsupported property: bogus".to_owned()));
+    let both = Err("hash-header and hash-property are mutually exclusive".to_owned());
+    assert_eq!(check(&[header, property("bogus")]), both);
+    for key in ["hash-header", "hash-property"] {
+        let refused = check(&[(key, Value::LongInt(5))]);
+        assert_eq!(refused, Err(format!("invalid type 'signedint' for arg '{key}': expected a longstr")));
+    }
+    // Other types don't look at them.
+    assert_eq!(check_type_arguments(Type::Fanout, &table(&[property("bogus")])), Ok(()));
+}
+
+#[test]
+fn a_consistent_hash_takes_what_its_arguments_name() {
+    let ring = |arguments: &[(&str, Value)]| {
+        let mut router = Router::new(Type::ConsistentHash, &table(arguments));
+        for name in ["a", "b", "c"] {
+            router.bind(binding(name, "7", &[]));
+        }
+        router
+    };
+    let encode = |properties: AMQPProperties| {
+        gen_properties(&properties)(WriteContext::from(Vec::<u8>::new())).unwrap().into_inner().0
+    };
+    let differ = |router: &Router, key: &dyn Fn(u64) -> String, raw: &dyn Fn(u64) -> Vec<u8>| {
+        let way = |number| ways(router, &[&key(number)], &raw(number), 0)[0].clone();
+        (0..50).map(way).collect::<BTreeSet<_>>().len()
+    };
+    let (same, other) = (|_: u64| "k".to_owned(), |number: u64| format!("k{number}"));
+    let plain = |_: u64| NO_PROPERTIES.to_vec();
+    let header = |number: u64| with_headers(&[("h", text(&number.to_string()))]);
+    let correlation = |number: u64| encode(AMQPProperties::default().with_correlation_id(number.to_string().into()));
+    let id = |number: u64| encode(AMQPProperties::default().with_message_id(number.to_string().into()));
+    let time = |number: u64| encode(AMQPProperties::default().with_timestamp(number));
+
+    let by_key = ring(&[]);
+    assert_eq!((differ(&by_key, &other, &plain), differ(&by_key, &same, &header)), (3, 1));
+    let by_header = ring(&[("hash-header", text("h"))]);
+    assert_eq!((differ(&by_header, &same, &header), differ(&by_header, &other, &plain)), (3, 1));
+    for (name, raw) in
+        [("correlation_id", &correlation as &dyn Fn(u64) -> Vec<u8>), ("message_id", &id), ("timestamp", &time)]
+    {
+        let router = ring(&[("hash-property", text(name))]);
+        assert_eq!((differ(&router, &same, raw), differ(&router, &other, &header)), (3, 1), "{name}");
+    }
+    // Of the keys the first, of two headers the last; an integer's width makes no difference.
+    for number in 0..50 {
+        let first = only(&by_key, &other(number));
+        assert_eq!(ways(&by_key, &[&other(number), "cc"], NO_PROPERTIES, 0), [first]);
+        let [once, twice] = [vec![number], vec![number + 1, number]].map(|values| {
+            let values: Vec<_> = values.iter().map(|value| ("h", text(&value.to_string()))).collect();
+            ways(&by_header, &["k"], &with_headers(&values), 0)
+        });
+        assert_eq!(once, twice);
+        let number = i16::try_from(number).unwrap();
+        let [short, long] = [Value::ShortInt(number), Value::LongLongInt(number.into())]
+            .map(|value| ways(&by_header, &["k"], &with_headers(&[("h", value)]), 0));
+        assert_eq!(short, long);
+    }
+}
+
+#[test]
+fn keys_are_spread_by_weight() {
+    let mut router = router(Type::ConsistentHash);
+    for (name, weight) in [("a", "1"), ("b", "2"), ("c", "7")] {
+        router.bind(binding(name, weight, &[]));
+    }
+    let mut hits = std::collections::BTreeMap::new();
+    for number in 0..10_000 {
+        *hits.entry(only(&router, &format!("order.{number}"))).or_insert(0_u32) += 1;
+    }
+    for (name, expected) in [("a", 1000_u32), ("b", 2000), ("c", 7000)] {
+        assert!(hits[&queue(name)].abs_diff(expected) < 250, "{hits:?}");
+    }
+}
+
+#[test]
+fn a_queue_bound_twice_keeps_its_first_weight_and_loses_all_buckets_with_either_binding() {
+    let mut router = router(Type::ConsistentHash);
+    assert!(router.bind(binding("q", "1", &[])) && router.bind(binding("q", "5", &[])));
+    assert!(router.bind(binding("p", "1", &[])));
+    let Index::Ring(ring) = &router.index else { unreachable!() };
+    assert_eq!(ring.buckets(), [queue("q"), queue("p")]);
+    assert!(router.unbind(&binding("q", "5", &[])));
+    assert!(router.binds(&queue("q")));
+    let Index::Ring(ring) = &router.index else { unreachable!() };
+    assert_eq!(ring.buckets(), [queue("p")]);
+    router.remove_destination(&queue("p"));
+    assert!(ways(&router, &["k"], NO_PROPERTIES, 0).is_empty());
+}
+
+#[test]
+fn local_random_takes_classic_queues_without_a_key() {
+    let check = |key, bound| Router::check(Type::LocalRandom, &binding("q", key, &[]), bound).map_err(|no| no.text);
+    let (quorum, stream) = (Bound::Queue("rabbit_quorum_queue"), Bound::Queue("rabbit_stream_queue"));
+    assert_eq!(check("", CLASSIC), Ok(()));
+    assert_eq!(check("key", CLASSIC), Err("Non empty binding 'key' key not permitted".to_owned()));
+    assert_eq!(check("é", quorum), Err("Non empty binding 'Ã©' key not permitted".to_owned()));
+    assert_eq!(check("", quorum), Err("Queue type rabbit_quorum_queue not valid for this exchange type".to_owned()));
+    assert_eq!(check("", stream), Err("Queue type rabbit_stream_queue not valid for this exchange type".to_owned()));
+    assert_eq!(check("", Bound::Exchange), Err("Destination not found".to_owned()));
+    assert_eq!(Router::check(Type::Random, &binding("q", "key", &[]), quorum), Ok(()));
+}
+
+#[test]
+fn recent_history_routes_as_fanout() {
+    check_keys(Type::RecentHistory, &["a", "", "other"], &[("a", &[0, 1, 2]), ("", &[0, 1, 2])]);
 }
 
 #[test]
@@ -660,7 +838,7 @@ fn check_against_model(
     headers: Option<&[(&str, Value)]>,
     matches: impl Fn(&Binding) -> bool,
 ) {
-    let mut router = Router::new(kind);
+    let mut router = router(kind);
     let mut model = Vec::new();
     change(&mut router, &mut model, changes);
     let expected = model.iter().filter(|binding| matches(binding)).map(|binding| binding.destination.clone());
@@ -673,11 +851,141 @@ fn check_against_model(
         Index::Topic(trie) => assert_eq!((trie.size().nodes, trie.size().edges, trie.size().words), (1, 0, 0)),
         Index::Direct(keys) => assert_eq!(keys.len(), 0),
         Index::Fanout(targets) => assert!(targets.is_empty()),
-        Index::Headers => {}
+        Index::Ring(_) | Index::Picks(_) | Index::Headers => {}
     }
 }
 
+/// Changes of bindings with weights.
+fn any_weighted_changes() -> impl Strategy<Value = Vec<Change>> {
+    any_changes(Type::ConsistentHash).prop_perturb(|mut changes, mut dice| {
+        for change in &mut changes {
+            if let Change::Bind(binding) | Change::Unbind(binding) = change {
+                binding.routing_key = (1 + dice.random::<u32>() % 5).to_string().into();
+            }
+        }
+        changes
+    })
+}
+
+/// Makes the changes to a router, and to buckets as RabbitMQ keeps them: a list to which and from which whole
+/// destinations go.
+fn change_buckets(router: &mut Router, changes: Vec<Change>) -> Vec<Destination> {
+    let (mut buckets, mut bound) = (Vec::new(), Vec::<Binding>::new());
+    for change in changes {
+        let removed: Vec<Binding> = match change {
+            Change::Bind(binding) => {
+                if router.bind(binding.clone()) {
+                    if !buckets.contains(&binding.destination) {
+                        let weight = binding.routing_key.parse().unwrap();
+                        buckets.extend(std::iter::repeat_n(binding.destination.clone(), weight));
+                    }
+                    bound.push(binding);
+                }
+                continue;
+            }
+            Change::Remove(destination) => {
+                let gone = bound.extract_if(.., |known| known.destination == destination).collect();
+                router.remove_destination(&destination);
+                gone
+            }
+            Change::UnbindOne(index) if !bound.is_empty() => vec![bound.remove(index % bound.len())],
+            Change::UnbindOne(_) => continue,
+            Change::Unbind(binding) => bound.extract_if(.., |known| *known == binding).collect(),
+        };
+        for binding in removed {
+            router.unbind(&binding);
+            buckets.retain(|destination| *destination != binding.destination);
+        }
+    }
+    buckets
+}
+
 proptest! {
+    #[test]
+    fn buckets_stand_as_in_rabbitmq(changes in any_weighted_changes()) {
+        let mut router = router(Type::ConsistentHash);
+        let buckets = change_buckets(&mut router, changes);
+        let Index::Ring(ring) = &router.index else { unreachable!() };
+        prop_assert_eq!(ring.buckets(), buckets.clone());
+        // A restart: the bindings come back in the order of their places.
+        let mut places: Vec<_> = router.bindings().map(|binding| (router.place(binding), binding.clone())).collect();
+        places.sort_by_key(|(place, _)| (place.is_none(), *place));
+        let mut restarted = Router::new(Type::ConsistentHash, &Table::default());
+        for (place, binding) in places {
+            restarted.bind_at(binding.clone(), place);
+            prop_assert!(place.is_none() || restarted.place(&binding) == place);
+        }
+        // Bindings that RabbitMQ had left without buckets have some again; the others stand as before.
+        let Index::Ring(again) = &restarted.index else { unreachable!() };
+        let mut again = again.buckets();
+        again.retain(|destination| buckets.contains(destination));
+        prop_assert_eq!(again, buckets);
+        // What is bound next stands behind all.
+        let last = binding("last", "3", &[]);
+        restarted.bind(last.clone());
+        let place = restarted.place(&last);
+        prop_assert!(restarted.bindings().all(|other| *other == last || restarted.place(other) < place));
+    }
+
+    #[test]
+    fn a_last_queue_takes_keys_and_moves_no_others(
+        weights in prop::collection::vec(1_u32..20, 1..8),
+        last in 1_u32..20,
+        keys in prop::collection::vec(any_key(), 1..50),
+    ) {
+        let mut router = router(Type::ConsistentHash);
+        for (index, weight) in weights.iter().enumerate() {
+            router.bind(binding(&index.to_string(), &weight.to_string(), &[]));
+        }
+        let before: Vec<_> = keys.iter().map(|key| only(&router, key)).collect();
+        let added = binding("last", &last.to_string(), &[]);
+        router.bind(added.clone());
+        for (key, before) in keys.iter().zip(&before) {
+            let now = only(&router, key);
+            prop_assert!(now == *before || now == queue("last"));
+        }
+        router.unbind(&added);
+        prop_assert_eq!(keys.iter().map(|key| only(&router, key)).collect::<Vec<_>>(), before);
+    }
+
+    #[test]
+    fn a_modulus_counts_bindings_in_order(changes in any_changes(Type::ModulusHash), keys in prop::collection::vec(any_key(), 1..4)) {
+        let mut router = router(Type::ModulusHash);
+        let mut model = Vec::new();
+        change(&mut router, &mut model, changes);
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let number = Hash::default().texts(keys.iter().copied()).finish();
+        let all: Vec<_> = model.iter().map(|binding| binding.destination.clone()).collect();
+        let expected: Vec<_> = match all.len() as u64 {
+            0 => vec![],
+            count => vec![all[usize::try_from(number % count).unwrap()].clone()],
+        };
+        prop_assert_eq!(ways(&router, &keys, NO_PROPERTIES, 0), expected.clone());
+        // Whatever the order in which they came.
+        let mut other = Router::new(Type::ModulusHash, &Table::default());
+        for binding in model.iter().rev() {
+            other.bind(binding.clone());
+        }
+        prop_assert_eq!(ways(&other, &keys, NO_PROPERTIES, 1), expected);
+    }
+
+    #[test]
+    fn any_binding_may_be_drawn_and_no_other(changes in any_changes(Type::Random), start in any::<u64>()) {
+        let mut router = router(Type::Random);
+        let mut model = Vec::new();
+        change(&mut router, &mut model, changes);
+        let Index::Picks(picks) = &router.index else { unreachable!() };
+        let all: Vec<_> = model.iter().map(|binding| binding.destination.clone()).collect();
+        prop_assert_eq!(picks.all(), &all[..]);
+        // Numbers that follow each other draw every binding in turn.
+        let start = start.min(u64::MAX - 100);
+        let mut drawn: Vec<_> =
+            (0..all.len() as u64).flat_map(|draw| ways(&router, &["k", "cc"], NO_PROPERTIES, start + draw)).collect();
+        drawn.sort();
+        prop_assert_eq!(drawn, all);
+        prop_assert!(model.is_empty() == ways(&router, &["k"], NO_PROPERTIES, start).is_empty());
+    }
+
     #[test]
     fn topic_routes_as_the_model_does(changes in any_changes(Type::Topic), key in any_key()) {
         check_against_model(Type::Topic, changes, &key, None, |binding| {

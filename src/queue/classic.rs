@@ -5,16 +5,21 @@
 //! does it act, through [`Acts::run`]: sockets, wake-ups, tickets.
 
 use super::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet, Terms};
-use super::ranges::Ranges;
-use super::settings::Settings;
-use super::state::{Effects, Got, InUse, Load, Mark, Rules, State};
+use super::deadlines::Deadlines;
+use super::log;
+use super::settings::{DELIVERY_LIMIT_DEFAULT, QueueType, Settings};
+use super::state::{Commit, Dead, Effects, Facts, Got, InUse, Load, Mark, Priorities, Recovered, Rules, State, Writes};
+use super::tallies::{self, Tallies};
+use super::timer::Timer;
 use crate::amqp::Table;
+use crate::clock::Clock;
 use crate::message::Run;
-use crate::store::{Batch, Block, Durability, Source, Store};
+use crate::store::{self, Batch, Durability, Source, Store};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -23,6 +28,30 @@ use std::sync::{Arc, Weak};
 pub trait Waiter: Send + Sync {
     /// It is safe. Called without any lock; the outlet that is given back wants to be pumped.
     fn safe(&self) -> Option<Arc<dyn Outlet>>;
+    /// Some messages of the run that it was handed in with were refused. Comes before [`Waiter::safe`], under the
+    /// queue's lock: it must do no more than note it.
+    fn refused(&self, messages: Range<u32>);
+}
+
+/// What a queue asks of its virtual host. Called without any lock.
+pub trait Host: Send + Sync + std::fmt::Debug {
+    /// Hands dead letters on, in order; each is to be buried ([`Queue::buried`]) in the same write, or kept
+    /// ([`Queue::keep_dead`]) with all that follow it.
+    fn hand_on(&self, queue: &Arc<Queue>, dead: Vec<Dead>, acts: &mut Acts);
+    /// Nobody used the queue for as long as it may be unused.
+    fn unused(&self, queue: &Arc<Queue>);
+}
+
+/// What all queues of a virtual host work with.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    pub store: Arc<Store>,
+    pub memory: Arc<Memory>,
+    pub clock: Clock,
+    pub timer: Arc<Timer>,
+    pub host: Weak<dyn Host>,
+    /// Messages expire when they reach the head, as in RabbitMQ, even if somebody waits for them as dead letters.
+    pub expire_at_head: bool,
 }
 
 pub type Ticket = Arc<dyn Waiter>;
@@ -84,8 +113,7 @@ pub struct Queue {
     /// Told when a basic.get that had to wait may be tried again.
     pub changed: tokio::sync::Notify,
     inner: Mutex<Inner>,
-    store: Arc<Store>,
-    memory: Arc<Memory>,
+    around: Surroundings,
     this: Weak<Self>,
 }
 
@@ -97,10 +125,21 @@ struct Inner {
     noted: bool,
     deleted: bool,
     had_consumer: bool,
-    /// Numbers of the rows of settled positions on disk.
-    rows: Range<u64>,
+    /// Somebody is handing on its dead letters: one at a time, so that they stay in order.
+    handing_on: bool,
+    /// When the timer wakes it.
+    alarm_ms: Option<u64>,
+    rows: Rows,
     memory_bytes: usize,
     backlog_bytes: usize,
+}
+
+/// Numbers of rows on disk.
+#[derive(Debug, Default)]
+struct Rows {
+    /// Of settled positions, by level.
+    settled: FxHashMap<u8, Range<u64>>,
+    tallies: Range<u64>,
 }
 
 #[derive(Clone)]
@@ -117,6 +156,10 @@ pub struct Acts {
     tickets: Vec<Ticket>,
     loads: SmallVec<[(Arc<Queue>, Load); 1]>,
     wake: Option<Arc<Store>>,
+    /// Queues with dead letters, with times to be woken at, and those that nobody used.
+    dead: SmallVec<[Arc<Queue>; 1]>,
+    alarms: SmallVec<[(Arc<Queue>, u64); 1]>,
+    unused: SmallVec<[Arc<Queue>; 1]>,
 }
 
 impl Acts {
@@ -146,11 +189,25 @@ impl Acts {
     }
 
     fn begin(mut self) -> SmallVec<[Arc<dyn Outlet>; 2]> {
+        // Dead letters reach other queues, which may have more of them.
+        while !self.dead.is_empty() {
+            for queue in std::mem::take(&mut self.dead) {
+                queue.hand_on(&mut self);
+            }
+        }
         if let Some(store) = self.wake.take() {
             store.wake();
         }
         for (queue, load) in std::mem::take(&mut self.loads) {
             queue.read(load);
+        }
+        for (queue, at_ms) in std::mem::take(&mut self.alarms) {
+            queue.around.timer.wake_at(at_ms, queue.this.clone());
+        }
+        for queue in std::mem::take(&mut self.unused) {
+            if let Some(host) = queue.around.host.upgrade() {
+                host.unused(&queue);
+            }
         }
         for ticket in std::mem::take(&mut self.tickets) {
             if let Some(outlet) = ticket.safe() {
@@ -160,6 +217,9 @@ impl Acts {
         self.outlets
     }
 }
+
+/// So many batches of dead letters are handed on by whoever brought the death; the timer goes on with the rest.
+const HAND_ON_BATCHES: usize = 4;
 
 /// How a basic.get ended.
 #[derive(Debug)]
@@ -200,50 +260,83 @@ impl std::fmt::Debug for Queue {
 
 impl Queue {
     /// A new, empty queue.
-    pub fn new(identity: Identity, settings: Settings, store: &Arc<Store>, memory: &Arc<Memory>) -> Arc<Self> {
-        let state = State::new(rules(&identity, &settings, store, memory));
-        Self::with_state(identity, settings, state, 0..0, store, memory)
+    pub fn new(identity: Identity, settings: Settings, around: &Surroundings) -> Arc<Self> {
+        let state = State::new(rules(&identity, &settings, around), around.clock.now_ms());
+        let queue = Self::with_state(identity, settings, state, Rows::default(), around);
+        queue.arm();
+        queue
     }
 
     /// A durable queue as the disk knows it.
-    pub fn recover(
-        identity: Identity,
-        settings: Settings,
-        store: &Arc<Store>,
-        memory: &Arc<Memory>,
-    ) -> Result<Arc<Self>, String> {
+    pub fn recover(identity: Identity, settings: Settings, around: &Surroundings) -> Result<Arc<Self>, String> {
         let id = identity.id;
-        let found = store.recover(id).map_err(|error| error.to_string())?;
-        let mut mark = match &found.mark {
-            Some(octets) => decode_mark(octets).ok_or("a queue's mark on disk can't be read")?,
-            None => Mark::default(),
+        let found = around.store.recover(id).map_err(|error| error.to_string())?;
+        let mut rows = Rows::default();
+        let mut levels = BTreeMap::new();
+        for (number, octets) in &found.marks {
+            let mark = decode_mark(octets).ok_or("a queue's mark on disk can't be read")?;
+            levels.insert(log::level(*number), Recovered { mark, ..Recovered::default() });
+        }
+        let of_level = |levels: &mut BTreeMap<u8, Recovered>, position: u64| -> u8 {
+            let level = log::level(position);
+            levels.entry(level).or_insert_with(|| Recovered { mark: Mark::new(level), ..Recovered::default() });
+            level
         };
-        mark.next = mark.next.max(found.end.unwrap_or(0));
-        let mut settled = Ranges::default();
-        for (_, row) in &found.settled {
+        for end in &found.ends {
+            let level = of_level(&mut levels, end.saturating_sub(1));
+            let mark = &mut levels.entry(level).or_default().mark;
+            mark.next = mark.next.max(*end);
+        }
+        for (number, row) in &found.settled {
+            let level = of_level(&mut levels, *number);
+            extend(rows.settled.entry(level).or_insert(*number..*number), *number);
+            let level = levels.entry(level).or_default();
+            let low = level.mark.low_water;
             for range in decode_ranges(row).ok_or("a queue's settled positions on disk can't be read")? {
-                settled.insert(range.start.max(mark.low_water)..range.end.max(mark.low_water));
+                level.settled.insert(range.start.max(low)..range.end.max(low));
             }
         }
-        let settled_end = settled.iter().last().map_or(0, |range| range.end);
-        mark.next = mark.next.max(settled_end).max(mark.low_water);
-        let first_block = store.block_at(id, mark.low_water).map_err(|error| error.to_string())?;
-        let rows = match (found.settled.first(), found.settled.last()) {
-            (Some((first, _)), Some((last, _))) => *first..last + 1,
-            _ => 0..0,
-        };
-        let rules = rules(&identity, &settings, store, memory);
-        let state = State::recovered(rules, mark.clone(), settled, first_block.unwrap_or(mark.low_water));
-        Ok(Self::with_state(identity, settings, state, rows, store, memory))
+        for (position, octets) in &found.facts {
+            let level = of_level(&mut levels, *position);
+            let facts = decode_facts(octets).ok_or("what is known of a queue's block on disk can't be read")?;
+            levels.entry(level).or_default().facts.push((*position, facts));
+        }
+        let mut tallies = Tallies::default();
+        for (number, row) in &found.tallies {
+            extend(&mut rows.tallies, *number);
+            for (range, tally) in tallies::decode(row).ok_or("a queue's delivery counts on disk can't be read")? {
+                tallies.set(range, tally);
+            }
+        }
+        for level in levels.values_mut() {
+            let settled_end = level.settled.iter().last().map_or(0, |range| range.end);
+            level.mark.next = level.mark.next.max(settled_end).max(level.mark.low_water);
+            let first = around.store.block_at(id, level.mark.low_water).map_err(|error| error.to_string())?;
+            level.first_block = first.unwrap_or(level.mark.low_water);
+        }
+        let rules = rules(&identity, &settings, around);
+        let state = State::recovered(rules, levels.into_iter().collect(), tallies, around.clock.now_ms());
+        let queue = Self::with_state(identity, settings, state, rows, around);
+        queue.arm();
+        Ok(queue)
+    }
+
+    /// Has the timer wake it for the first time.
+    fn arm(&self) {
+        let mut inner = self.inner.lock();
+        inner.alarm_ms = inner.state.next_time_ms();
+        if let Some(at_ms) = inner.alarm_ms {
+            drop(inner);
+            self.around.timer.wake_at(at_ms, self.this.clone());
+        }
     }
 
     fn with_state(
         identity: Identity,
         settings: Settings,
         state: State<Ticket>,
-        rows: Range<u64>,
-        store: &Arc<Store>,
-        memory: &Arc<Memory>,
+        rows: Rows,
+        around: &Surroundings,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             identity,
@@ -256,28 +349,32 @@ impl Queue {
                 noted: false,
                 deleted: false,
                 had_consumer: false,
+                handing_on: false,
+                alarm_ms: None,
                 rows,
                 memory_bytes: 0,
                 backlog_bytes: 0,
             }),
-            store: Arc::clone(store),
-            memory: Arc::clone(memory),
+            around: around.clone(),
             this: this.clone(),
         })
+    }
+
+    /// What it does now: its arguments, and its policies.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Takes other settings while it works.
+    pub fn change(&self, settings: Settings, acts: &mut Acts) {
+        let rules = rules(&self.identity, &settings, &self.around);
+        self.settings.store(Arc::new(settings));
+        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.change(rules, now_ms, effects));
     }
 
     /// `queue 'q' in vhost '/'`, as RabbitMQ's texts name it.
     pub fn resource(&self) -> String {
         format!("{self:?}")
-    }
-
-    pub fn settings(&self) -> Arc<Settings> {
-        self.settings.load_full()
-    }
-
-    /// Takes new settings, since a policy came, went or changed.
-    pub fn change(&self, settings: Settings, _acts: &mut Acts) {
-        self.settings.store(Arc::new(settings));
     }
 
     /// Whether it was not deleted.
@@ -290,17 +387,89 @@ impl Queue {
         Counts { ready: inner.state.ready(), unacked: inner.state.unacked(), consumers: inner.state.consumer_count() }
     }
 
-    /// Adds messages. The ticket is told when they are safe, or the queue is gone.
-    pub fn publish(&self, run: Arc<Run>, ticket: Option<Ticket>, acts: &mut Acts) {
-        let refused = self.apply(acts, ticket, |state, ticket, effects| state.publish(run, ticket, effects));
-        if let Err(Some(ticket)) = refused {
+    /// Adds messages. The ticket is told when they are safe, or the queue is gone; and before that which were refused.
+    pub fn publish(&self, run: &Arc<Run>, ticket: Option<Ticket>, acts: &mut Acts) {
+        self.add(run, ticket, 0, acts);
+    }
+
+    /// Adds dead letters that have failed so often.
+    pub fn publish_dead(&self, run: &Arc<Run>, failed: u32, acts: &mut Acts) {
+        self.add(run, None, failed, acts);
+    }
+
+    fn add(&self, run: &Arc<Run>, ticket: Option<Ticket>, failed: u32, acts: &mut Acts) {
+        let gone = self.apply(acts, ticket, |state, ticket, now_ms, effects| {
+            let waiter = ticket.clone();
+            for range in state.publish(run, ticket, failed, now_ms, effects) {
+                if let Some(waiter) = &waiter {
+                    waiter.refused(range);
+                }
+            }
+        });
+        if let Err(Some(ticket)) = gone {
             acts.safe(ticket);
         }
     }
 
+    /// Whether all messages of a run would be taken now.
+    pub fn accepts(&self, run: &Run) -> bool {
+        let inner = self.inner.lock();
+        !inner.deleted && inner.state.accepts(run)
+    }
+
+    /// Somebody used the queue, for `x-expires`.
+    pub fn touch(&self, acts: &mut Acts) {
+        let _ = self.apply(acts, (), |state, (), now_ms, _| state.touch(now_ms));
+    }
+
+    /// The first of the dead letters that were handed out to [`Host::hand_on`] is settled.
+    pub fn buried(&self, positions: Range<u64>, acts: &mut Acts) {
+        let _ = self.apply(acts, (), |state, (), _, _| state.buried(positions));
+    }
+
+    /// Nobody takes the next dead letters, and they must not be lost.
+    pub fn keep_dead(&self, acts: &mut Acts) {
+        let _ = self.apply(acts, (), |state, (), now_ms, _| state.keep_dead(now_ms));
+    }
+
+    /// Time has gone on.
+    pub(super) fn tick(&self) {
+        self.inner.lock().alarm_ms = None;
+        let mut acts = Acts::default();
+        let _ = self.apply(&mut acts, (), |state, (), now_ms, effects| state.tick(now_ms, effects));
+        self.changed.notify_waiters();
+        acts.run();
+    }
+
+    /// Hands dead letters on, one caller at a time, so that they stay in order.
+    fn hand_on(self: &Arc<Self>, acts: &mut Acts) {
+        let Some(host) = self.around.host.upgrade() else { return };
+        for _ in 0..HAND_ON_BATCHES {
+            let dead = {
+                let mut guard = self.inner.lock();
+                let inner = &mut *guard;
+                if inner.deleted || inner.handing_on || !inner.state.has_dead() {
+                    return;
+                }
+                let dead = inner.state.take_dead(&mut inner.effects);
+                if let Some(load) = inner.effects.load.take() {
+                    acts.loads.push((Arc::clone(self), load));
+                }
+                if dead.is_empty() {
+                    return;
+                }
+                inner.handing_on = true;
+                dead
+            };
+            host.hand_on(self, dead, acts);
+            self.inner.lock().handing_on = false;
+        }
+        acts.alarms.push((Arc::clone(self), self.around.clock.now_ms()));
+    }
+
     /// The ticket is told when everything asked of the queue so far is on disk.
     pub fn wait(&self, ticket: Ticket, acts: &mut Acts) {
-        if let Err(ticket) = self.apply(acts, ticket, |state, ticket, _| state.wait(ticket)) {
+        if let Err(ticket) = self.apply(acts, ticket, |state, ticket, _, _| state.wait(ticket)) {
             acts.safe(ticket);
         }
     }
@@ -322,12 +491,12 @@ impl Queue {
     }
 
     pub fn activate(&self, key: ConsumerKey, acts: &mut Acts) {
-        let _ = self.apply(acts, (), |state, (), effects| state.activate(key, effects));
+        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.activate(key, now_ms, effects));
     }
 
     /// Takes a consumer away. True if the queue is to be deleted, since that was the last one.
     pub fn cancel(&self, key: ConsumerKey, acts: &mut Acts) -> bool {
-        let removed = self.apply(acts, (), |state, (), effects| state.remove_consumer(key, effects));
+        let removed = self.apply(acts, (), |state, (), now_ms, effects| state.remove_consumer(key, now_ms, effects));
         let mut inner = self.inner.lock();
         inner.links.remove(&key);
         removed == Ok(true)
@@ -339,21 +508,28 @@ impl Queue {
 
     /// Deliveries have been written to the consumer's socket.
     pub fn written(&self, key: ConsumerKey, messages: u32, bytes: usize, acts: &mut Acts) {
-        let _ = self.apply(acts, (), |state, (), effects| state.written(key, messages, bytes, effects));
+        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.written(key, messages, bytes, now_ms, effects));
     }
 
     /// Settles deliveries.
     pub fn settle(&self, key: ConsumerKey, positions: Range<u64>, acts: &mut Acts) {
-        let _ = self.apply(acts, (), |state, (), effects| state.settle(Some(key), positions, effects));
+        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.settle(Some(key), positions, now_ms, effects));
     }
 
-    /// Puts deliveries back where they were.
-    pub fn requeue(&self, key: ConsumerKey, positions: Range<u64>, acts: &mut Acts) {
-        let _ = self.apply(acts, (), |state, (), effects| state.requeue(Some(key), positions, effects));
+    /// Rejects deliveries for good; `failed`: that counts as a failed delivery.
+    pub fn reject(&self, key: ConsumerKey, positions: Range<u64>, failed: bool, acts: &mut Acts) {
+        let _ = self
+            .apply(acts, (), |state, (), now_ms, effects| state.reject(Some(key), positions, failed, now_ms, effects));
+    }
+
+    /// Puts deliveries back where they were; `failed`: that counts as a failed delivery.
+    pub fn requeue(&self, key: ConsumerKey, positions: Range<u64>, failed: bool, acts: &mut Acts) {
+        let _ = self
+            .apply(acts, (), |state, (), now_ms, effects| state.requeue(Some(key), positions, failed, now_ms, effects));
     }
 
     pub fn get(&self, no_ack: bool, acts: &mut Acts) -> Fetched {
-        match self.apply(acts, (), |state, (), effects| state.get(no_ack, effects)) {
+        match self.apply(acts, (), |state, (), now_ms, effects| state.get(no_ack, now_ms, effects)) {
             Ok(Got::Message { delivery, ready }) => Fetched::Message { delivery, ready },
             Ok(Got::Empty) => Fetched::Empty,
             Ok(Got::Wait) => Fetched::Wait,
@@ -363,7 +539,7 @@ impl Queue {
 
     /// Drops the ready messages; says how many.
     pub fn purge(&self, acts: &mut Acts) -> u64 {
-        self.apply(acts, (), |state, (), _| state.purge()).unwrap_or(0)
+        self.apply(acts, (), |state, (), _, _| state.purge()).unwrap_or(0)
     }
 
     /// Ends the queue, once: `None` if it had ended before. `allowed` may refuse after a look at the numbers.
@@ -398,8 +574,7 @@ impl Queue {
 
     /// Whether the queue has rows in the store beside its definition.
     pub fn has_rows(&self) -> bool {
-        let inner = self.inner.lock();
-        inner.state.memory_bytes() > 0 || inner.state.first_kept() > 0
+        self.inner.lock().state.has_rows()
     }
 
     /// Lets the state decide and hands over what it decided. Gives `input` back if the queue is gone.
@@ -407,15 +582,16 @@ impl Queue {
         &self,
         acts: &mut Acts,
         input: I,
-        decide: impl FnOnce(&mut State<Ticket>, I, &mut Effects<Ticket>) -> R,
+        decide: impl FnOnce(&mut State<Ticket>, I, u64, &mut Effects<Ticket>) -> R,
     ) -> Result<R, I> {
+        let now_ms = self.around.clock.now_ms();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         if inner.deleted {
             return Err(input);
         }
-        inner.state.set_memory_limit(self.memory.share());
-        let answer = decide(&mut inner.state, input, &mut inner.effects);
+        inner.state.set_memory_limit(self.around.memory.share());
+        let answer = decide(&mut inner.state, input, now_ms, &mut inner.effects);
         for delivery in inner.effects.deliveries.drain(..) {
             if let Some(link) = inner.links.get(&delivery.consumer) {
                 link.outlet.push(link.channel, delivery);
@@ -433,34 +609,58 @@ impl Queue {
             && let Some(this) = self.this.upgrade()
         {
             inner.noted = true;
-            self.store.note(this);
-            acts.wake = Some(Arc::clone(&self.store));
+            self.around.store.note(this);
+            acts.wake = Some(Arc::clone(&self.around.store));
         }
+        self.follow_up(inner, acts);
         self.account(inner);
         Ok(answer)
+    }
+
+    /// What is to be done later, or elsewhere.
+    fn follow_up(&self, inner: &mut Inner, acts: &mut Acts) {
+        let unused = std::mem::take(&mut inner.effects.unused);
+        let dead = inner.state.has_dead() && !inner.handing_on;
+        let alarm = inner.state.next_time_ms().filter(|at_ms| inner.alarm_ms.is_none_or(|known| *at_ms < known));
+        if !unused && !dead && alarm.is_none() {
+            return;
+        }
+        let Some(this) = self.this.upgrade() else { return };
+        if unused {
+            acts.unused.push(Arc::clone(&this));
+        }
+        if dead {
+            acts.dead.push(Arc::clone(&this));
+        }
+        if let Some(at_ms) = alarm {
+            inner.alarm_ms = Some(at_ms);
+            acts.alarms.push((this, at_ms));
+        }
     }
 
     fn account(&self, inner: &mut Inner) {
         let memory_bytes = inner.state.memory_bytes();
         if memory_bytes != inner.memory_bytes {
-            self.memory.changed(inner.memory_bytes, memory_bytes);
+            self.around.memory.changed(inner.memory_bytes, memory_bytes);
             inner.memory_bytes = memory_bytes;
         }
         let backlog_bytes = inner.state.unstored_bytes();
         if backlog_bytes != inner.backlog_bytes {
-            self.store.backlog(inner.backlog_bytes, backlog_bytes);
+            self.around.store.backlog(inner.backlog_bytes, backlog_bytes);
             inner.backlog_bytes = backlog_bytes;
         }
     }
 
     fn read(self: Arc<Self>, load: Load) {
-        let store = Arc::clone(&self.store);
+        let store = Arc::clone(&self.around.store);
         store.load(self.identity.id, load.position..load.end, load.persistent, move |block| self.loaded(load, block));
     }
 
-    fn loaded(&self, load: Load, block: Option<Block>) {
+    fn loaded(&self, load: Load, block: Option<store::Block>) {
         let mut acts = Acts::default();
-        let lost = self.apply(&mut acts, (), |state, (), effects| state.loaded(load, block, effects)).unwrap_or(0);
+        let lost = self
+            .apply(&mut acts, (), |state, (), now_ms, effects| state.loaded(load, block, now_ms, effects))
+            .unwrap_or(0);
         if lost > 0 {
             tracing::error!(queue = &*self.identity.name, lost, "messages are missing on disk");
         }
@@ -468,14 +668,48 @@ impl Queue {
         acts.run();
     }
 
-    /// Writes the exact mark at a graceful end.
+    /// Writes the exact marks at a graceful end.
     pub fn rest(&self) {
         let mut inner = self.inner.lock();
-        if let (Some(_), Some(this)) = (inner.state.final_mark(), self.this.upgrade())
-            && !inner.deleted
+        if !inner.deleted
+            && !inner.state.final_marks().is_empty()
+            && let Some(this) = self.this.upgrade()
         {
-            self.store.note(Arc::new(Rest(this)));
+            self.around.store.note(Arc::new(Rest(this)));
             inner.noted = true;
+        }
+    }
+
+    fn write(&self, writes: &Writes, rows: &mut FxHashMap<u8, Range<u64>>, batch: &mut Batch<'_>) {
+        let id = self.identity.id;
+        for block in &writes.blocks {
+            batch.put_block(id, block.first, &block.run, block.persistent);
+            if let Some(facts) = &block.facts {
+                batch.put_facts(id, block.first, &encode_facts(facts));
+            }
+        }
+        for &(first, persistent) in &writes.deleted {
+            batch.delete_block(id, first, persistent, writes.facts);
+        }
+        for (range, persistent) in &writes.purged {
+            batch.delete_blocks(id, range.clone(), *persistent, writes.facts);
+        }
+        if let Some(mark) = &writes.mark {
+            batch.put_mark(id, log::base(writes.level), &encode_mark(mark));
+        }
+        let rows = rows.entry(writes.level).or_insert(log::base(writes.level)..log::base(writes.level));
+        if let Some(all) = &writes.settled_all {
+            for row in rows.clone() {
+                batch.delete_settled(id, row);
+            }
+            rows.start = rows.end;
+            if !all.is_empty() {
+                batch.put_settled(id, rows.end, &encode_ranges(all));
+                rows.end += 1;
+            }
+        } else if !writes.settled.is_empty() {
+            batch.put_settled(id, rows.end, &encode_ranges(&writes.settled));
+            rows.end += 1;
         }
     }
 }
@@ -486,8 +720,8 @@ struct Rest(Arc<Queue>);
 impl Source for Rest {
     fn take(&self, batch: &mut Batch<'_>) {
         self.0.take(batch);
-        if let Some(mark) = self.0.inner.lock().state.final_mark() {
-            batch.put_mark(self.0.identity.id, &encode_mark(&mark));
+        for (level, mark) in self.0.inner.lock().state.final_marks() {
+            batch.put_mark(self.0.identity.id, log::base(level), &encode_mark(&mark));
         }
     }
 
@@ -499,62 +733,103 @@ impl Source for Rest {
 impl Source for Queue {
     fn take(&self, batch: &mut Batch<'_>) {
         let id = self.identity.id;
-        let (writes, rows, first_kept) = {
+        let (commit, mut rows) = {
             let mut inner = self.inner.lock();
             inner.noted = false;
             if inner.deleted {
                 return;
             }
-            let writes = inner.state.take();
+            let commit = inner.state.take();
             self.account(&mut inner);
-            let rows = inner.rows.clone();
-            if let Some(all) = &writes.settled_all {
-                inner.rows = rows.end..rows.end + u64::from(!all.is_empty());
-            } else if !writes.settled.is_empty() {
-                inner.rows.end += 1;
-            }
-            (writes, rows, inner.state.first_kept())
+            // Only the commit thread uses them.
+            (commit, std::mem::take(&mut inner.rows))
         };
-        let durable = self.identity.durable && self.store.durability() != Durability::Memory;
-        for (first, run) in &writes.blocks {
-            batch.put_block(id, *first, run, durable && run.persistent());
+        let Commit { levels, tallies, tallies_all } = commit;
+        if self.settings().queue_type == QueueType::Quorum && levels.iter().any(|writes| !writes.blocks.is_empty()) {
+            batch.sync();
         }
-        for (first, persistent) in writes.deleted {
-            batch.delete_block(id, first, persistent);
+        for writes in &levels {
+            self.write(writes, &mut rows.settled, batch);
         }
-        for (range, persistent) in writes.purged {
-            batch.delete_blocks(id, range, persistent);
+        if let Some(lowest) = levels.last() {
+            batch.none_below(id, lowest.first_kept);
         }
-        batch.none_below(id, first_kept);
-        if let Some(mark) = &writes.mark {
-            batch.put_mark(id, &encode_mark(mark));
-        }
-        if let Some(all) = &writes.settled_all {
-            for row in rows.clone() {
-                batch.delete_settled(id, row);
+        if tallies_all.is_some() {
+            for row in rows.tallies.clone() {
+                batch.delete_tallies(id, row);
             }
-            if !all.is_empty() {
-                batch.put_settled(id, rows.end, &encode_ranges(all));
-            }
-        } else if !writes.settled.is_empty() {
-            batch.put_settled(id, rows.end, &encode_ranges(&writes.settled));
+            rows.tallies.start = rows.tallies.end;
         }
+        let tallies = tallies_all.unwrap_or(tallies);
+        if !tallies.is_empty() {
+            batch.put_tallies(id, rows.tallies.end, &tallies::encode(&tallies));
+            rows.tallies.end += 1;
+        }
+        self.inner.lock().rows = rows;
     }
 
     fn stored(&self) {
         let mut acts = Acts::default();
-        let _ = self.apply(&mut acts, (), |state, (), effects| state.stored(effects));
+        let _ = self.apply(&mut acts, (), |state, (), now_ms, effects| state.stored(now_ms, effects));
         self.changed.notify_waiters();
         acts.run();
     }
 }
 
-fn rules(identity: &Identity, settings: &Settings, store: &Store, memory: &Memory) -> Rules {
+fn extend(rows: &mut Range<u64>, number: u64) {
+    *rows = if rows.is_empty() { number..number + 1 } else { rows.start.min(number)..rows.end.max(number + 1) };
+}
+
+/// A queue's settings as its state's rules.
+fn rules(identity: &Identity, settings: &Settings, around: &Surroundings) -> Rules {
+    let quorum = settings.queue_type == QueueType::Quorum;
+    let limit = settings.delivery_limit.unwrap_or(DELIVERY_LIMIT_DEFAULT);
     Rules {
-        durable: identity.durable && store.durability() != Durability::Memory,
-        memory_bytes: memory.share(),
+        durable: identity.durable && around.store.durability() != Durability::Memory,
+        quorum,
+        priorities: match (quorum, settings.max_priority) {
+            (true, _) => Priorities::Quorum,
+            (false, Some(max)) => Priorities::UpTo(max),
+            (false, None) => Priorities::None,
+        },
+        memory_bytes: around.memory.share(),
         single_active_consumer: settings.single_active_consumer,
+        message_ttl_ms: settings.message_ttl_ms,
+        expire_at_head: around.expire_at_head,
+        expires_ms: settings.expires_ms,
+        max_length: settings.max_length,
+        max_length_bytes: settings.max_length_bytes,
+        overflow: settings.overflow,
+        dead_letters: settings.dead_letter_exchange.is_some(),
+        // A negative limit is none.
+        delivery_limit: u32::try_from(limit.min(u32::MAX.into())).ok().filter(|_| quorum),
+        delayed_retry: settings.delayed_retry.filter(|_| quorum),
     }
+}
+
+/// The format of facts; a number once given is never used for anything else.
+const FACTS_VERSION: u8 = 1;
+const FACTS_FIXED_BYTES: usize = 13;
+
+fn encode_facts(facts: &Facts) -> Vec<u8> {
+    let mut octets = vec![FACTS_VERSION];
+    octets.extend_from_slice(&facts.count.to_be_bytes());
+    octets.extend_from_slice(&facts.body_bytes.to_be_bytes());
+    if let Some(deadlines) = &facts.deadlines {
+        deadlines.encode(&mut octets);
+    }
+    octets
+}
+
+fn decode_facts(octets: &[u8]) -> Option<Facts> {
+    let (fixed, deadlines) = octets.split_first_chunk::<FACTS_FIXED_BYTES>()?;
+    let (&FACTS_VERSION, fixed) = fixed.split_first()? else { return None };
+    let (count, body_bytes) = fixed.split_first_chunk::<4>()?;
+    Some(Facts {
+        count: u32::from_be_bytes(*count),
+        body_bytes: number(body_bytes)?,
+        deadlines: Deadlines::decode(deadlines)?,
+    })
 }
 
 /// The format of a mark; a number once given is never used for anything else.

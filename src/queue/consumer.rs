@@ -1,5 +1,6 @@
 //! What a queue knows of those who take messages from it.
 
+use super::tallies::Tally;
 use crate::message::Run;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub struct Delivery {
     pub first: u64,
     pub count: u32,
     pub redelivered: bool,
+    /// What a quorum queue tells of how often they came back; the same for all of them.
+    pub tally: Tally,
 }
 
 /// Where a consumer's deliveries go: its connection's outbox.

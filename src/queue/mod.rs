@@ -13,9 +13,13 @@
 pub mod classic;
 pub mod consumer;
 pub mod dead_letter;
+pub mod deadlines;
+pub mod log;
 pub mod ranges;
 pub mod settings;
 pub mod state;
+pub mod tallies;
+pub mod timer;
 
 pub use classic::Queue;
 pub use ranges::Ranges;

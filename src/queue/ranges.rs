@@ -121,6 +121,38 @@ impl Ranges {
         head + inside
     }
 
+    /// The parts of `range` that are in the set.
+    pub fn intersection(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        if self.ranges.is_empty() || range.is_empty() {
+            return Vec::new();
+        }
+        let before = self.ranges.range(..range.start).next_back().filter(|&(_, &end)| end > range.start);
+        let inside = self.ranges.range(range.clone());
+        before.into_iter().chain(inside).map(|(&start, &end)| start.max(range.start)..end.min(range.end)).collect()
+    }
+
+    /// The parts of `range` that are not in the set.
+    pub fn difference(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut parts = Vec::new();
+        let mut start = range.start;
+        for known in self.intersection(range.clone()) {
+            if start < known.start {
+                parts.push(start..known.start);
+            }
+            start = known.end;
+        }
+        if start < range.end {
+            parts.push(start..range.end);
+        }
+        parts
+    }
+
+    /// The first position in the set at or behind `position`.
+    pub fn first_from(&self, position: u64) -> Option<u64> {
+        let before = self.ranges.range(..=position).next_back().is_some_and(|(_, &end)| end > position);
+        if before { Some(position) } else { self.ranges.range(position..).next().map(|(&start, _)| start) }
+    }
+
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -160,6 +192,11 @@ mod tests {
                 prop_assert_eq!(ranges.iter().flatten().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
                 prop_assert_eq!(ranges.count_in(5..17), model.range(5..17).count() as u64);
                 prop_assert_eq!(ranges.contains(start), model.contains(&start));
+                prop_assert_eq!(ranges.first_from(start), model.range(start..).next().copied());
+                let inside: Vec<u64> = ranges.intersection(3..21).into_iter().flatten().collect();
+                prop_assert_eq!(inside, model.range(3..21).copied().collect::<Vec<_>>());
+                let outside: Vec<u64> = ranges.difference(3..21).into_iter().flatten().collect();
+                prop_assert_eq!(outside, (3..21).filter(|position| !model.contains(position)).collect::<Vec<_>>());
             }
         }
     }

@@ -19,8 +19,9 @@ use crate::refusal::Refusal;
 use std::sync::Arc;
 
 /// How a queue keeps and hands out its messages.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum QueueType {
+    #[default]
     Classic,
     Quorum,
     Stream,
@@ -58,8 +59,19 @@ pub struct DelayedRetry {
     pub max_ms: u64,
 }
 
+impl DelayedRetry {
+    /// Whether a message waits that came back, as a failure or not.
+    pub fn applies(self, failed: bool) -> bool {
+        match self.of {
+            Retried::All => true,
+            Retried::Failed => failed,
+            Retried::Returned => !failed,
+        }
+    }
+}
+
 /// What a queue's arguments and its policies say together. `None` is what they leave open.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
     pub queue_type: QueueType,
     /// How long a message may wait, at most.
@@ -232,6 +244,45 @@ pub fn with_type(declared: &Declared<'_>, default: QueueType) -> Table {
         arguments.insert(QUEUE_TYPE.into(), Value::LongString(kind.name().into()));
     }
     arguments
+}
+
+/// What a consumer's arguments say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ConsumerArguments {
+    /// `x-priority`
+    pub priority: i64,
+    /// `x-consumer-timeout`: how long it may take for a message.
+    pub timeout_ms: Option<u64>,
+}
+
+const PRIORITY: &str = "x-priority";
+const CONSUMER_TIMEOUT: &str = "x-consumer-timeout";
+const STREAM_CONSUMER: [&str; 3] = ["x-stream-offset", "x-stream-filter", "x-stream-match-unfiltered"];
+
+impl ConsumerArguments {
+    /// Checks the arguments of basic.consume (`rabbit_amqqueue:check_consume_arguments`): what the type of the queue
+    /// knows must be right, what only other types know is refused.
+    pub fn parse(resource: &str, queue_type: QueueType, arguments: &Table) -> Result<Self, Refusal> {
+        let known: &[&str] = match queue_type {
+            QueueType::Classic => &[PRIORITY],
+            QueueType::Quorum => &[PRIORITY, CONSUMER_TIMEOUT],
+            QueueType::Stream => &STREAM_CONSUMER,
+        };
+        let get = |key: &str| arguments.inner().get(key).filter(|_| known.contains(&key));
+        let wrong = |key: &str, why: &str| invalid(resource, key, why);
+        let priority = get(PRIORITY).map_or(Ok(0), integer).map_err(|why| wrong(PRIORITY, &why))?;
+        let timeout = get(CONSUMER_TIMEOUT).map(|value| integer(value).and_then(not_negative)).transpose();
+        let timeout = timeout.map_err(|why| wrong(CONSUMER_TIMEOUT, &why))?;
+        let foreign = |key: &&str| {
+            let of_others = [PRIORITY, CONSUMER_TIMEOUT].contains(key) || STREAM_CONSUMER.contains(key);
+            of_others && !known.contains(key)
+        };
+        if let Some(key) = arguments.inner().keys().map(|key| key.as_str()).find(foreign) {
+            let module = queue_type.module();
+            return Err(Refusal::precondition(format!("invalid arg '{key}' for {resource} of queue type {module}")));
+        }
+        Ok(Self { priority, timeout_ms: timeout.and_then(|number| u64::try_from(number).ok()) })
+    }
 }
 
 /// Whether the broker may name a queue with these arguments.
@@ -558,7 +609,7 @@ pub fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_
 fn compared(key: &str, arguments: &Table) -> Option<Value> {
     let text = |text: &str| Value::LongString(text.into());
     match key {
-        QUEUE_TYPE => Some(chosen_type(arguments).cloned().unwrap_or_else(|| text(QueueType::Classic.name()))),
+        QUEUE_TYPE => Some(arguments.inner().get(key).cloned().unwrap_or_else(|| text(QueueType::Classic.name()))),
         MAX_AGE => {
             let value = arguments.inner().get(key)?;
             let age_ms = longstr(value).ok().flatten().and_then(max_age_ms);
@@ -635,6 +686,21 @@ mod tests {
         for (key, value, expected) in cases {
             assert_eq!(refusal(kind, &[(*key, value.clone())]), *expected, "{key} {value:?}");
         }
+    }
+
+    #[test]
+    fn a_consumers_arguments_are_those_of_its_queues_type() {
+        let parse = |queue_type, fields: &[(&str, Value)]| {
+            ConsumerArguments::parse(QUEUE, queue_type, &table(fields)).map_err(|refusal| refusal.text)
+        };
+        let both = [("x-priority", int(-3)), ("x-consumer-timeout", int(5)), ("x-mine", Value::Void)];
+        assert_eq!(parse(QueueType::Quorum, &both), Ok(ConsumerArguments { priority: -3, timeout_ms: Some(5) }));
+        let foreign = "invalid arg 'x-consumer-timeout' for queue 'q' in vhost '/' of queue type rabbit_classic_queue";
+        assert_eq!(parse(QueueType::Classic, &both), Err(foreign.to_owned()));
+        let wrong = "invalid arg 'x-priority' for queue 'q' in vhost '/': \"expected integer, got longstr\"";
+        assert_eq!(parse(QueueType::Classic, &[("x-priority", text("5"))]), Err(wrong.to_owned()));
+        let negative = "invalid arg 'x-consumer-timeout' for queue 'q' in vhost '/': {value_negative,-1}";
+        assert_eq!(parse(QueueType::Quorum, &[("x-consumer-timeout", int(-1))]), Err(negative.to_owned()));
     }
 
     #[test]

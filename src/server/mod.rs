@@ -110,7 +110,11 @@ async fn serve(config: Arc<Config>) -> ExitCode {
             return fail(EXIT_CONFIG, &format!("definitions: {text}"));
         }
     }
-    let mut accepting = Vec::new();
+    let time = tokio::spawn({
+        let broker = Arc::clone(&broker);
+        async move { broker.keep_time().await }
+    });
+    let mut accepting = vec![time];
     for socket in sockets {
         let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,

@@ -49,6 +49,8 @@ pub struct Batch<'a> {
     spill: WriteBatch,
     reclaim: &'a mut Reclaim,
     buffer: Vec<u8>,
+    /// Somebody must have it on disk, whatever the durability.
+    sync: bool,
 }
 
 impl std::fmt::Debug for Batch<'_> {
@@ -70,10 +72,19 @@ impl Batch<'_> {
         }
     }
 
-    pub fn delete_block(&mut self, queue: u64, first: u64, durable: bool) {
+    /// What is known of a block, to be read at recovery.
+    pub fn put_facts(&mut self, queue: u64, first: u64, facts: &[u8]) {
+        self.durable.put_cf(self.store.family(MARKS), Row::Facts.key(queue, first), facts);
+    }
+
+    /// `facts`: there may be some of the block.
+    pub fn delete_block(&mut self, queue: u64, first: u64, durable: bool, facts: bool) {
         let key = Row::Block.key(queue, first);
         if durable {
             self.durable.delete_cf(self.store.family(MESSAGES), key);
+            if facts {
+                self.durable.delete_cf(self.store.family(MARKS), Row::Facts.key(queue, first));
+            }
         } else {
             self.spill.delete_cf(self.store.family(SPILL), key);
         }
@@ -81,14 +92,24 @@ impl Batch<'_> {
     }
 
     /// All blocks that begin in a range of positions.
-    pub fn delete_blocks(&mut self, queue: u64, positions: std::ops::Range<u64>, durable: bool) {
-        let (start, end) = (Row::Block.key(queue, positions.start), Row::Block.key(queue, positions.end));
+    pub fn delete_blocks(&mut self, queue: u64, positions: std::ops::Range<u64>, durable: bool, facts: bool) {
+        let keys = |row: Row| (row.key(queue, positions.start), row.key(queue, positions.end));
+        let (start, end) = keys(Row::Block);
         if durable {
             self.durable.delete_range_cf(self.store.family(MESSAGES), start, end);
+            if facts {
+                let (start, end) = keys(Row::Facts);
+                self.durable.delete_range_cf(self.store.family(MARKS), start, end);
+            }
         } else {
             self.spill.delete_range_cf(self.store.family(SPILL), start, end);
         }
         self.reclaim.entry((queue, durable)).or_default().0 += RECLAIM_BLOCKS;
+    }
+
+    /// The commit is synced even where messages need not be.
+    pub fn sync(&mut self) {
+        self.sync = true;
     }
 
     /// No block of the queue begins below `position` any more.
@@ -100,8 +121,17 @@ impl Batch<'_> {
         }
     }
 
-    pub fn put_mark(&mut self, queue: u64, mark: &[u8]) {
-        self.durable.put_cf(self.store.family(MARKS), Row::Mark.key(queue, 0), mark);
+    pub fn put_mark(&mut self, queue: u64, number: u64, mark: &[u8]) {
+        self.durable.put_cf(self.store.family(MARKS), Row::Mark.key(queue, number), mark);
+    }
+
+    /// A row of how often messages came back.
+    pub fn put_tallies(&mut self, queue: u64, row: u64, tallies: &[u8]) {
+        self.durable.put_cf(self.store.family(MARKS), Row::Tallies.key(queue, row), tallies);
+    }
+
+    pub fn delete_tallies(&mut self, queue: u64, row: u64) {
+        self.durable.delete_cf(self.store.family(MARKS), Row::Tallies.key(queue, row));
     }
 
     /// A row of settled positions.
@@ -170,6 +200,7 @@ impl Store {
             spill: WriteBatch::default(),
             reclaim,
             buffer: Vec::new(),
+            sync: false,
         };
         let mut sources = Vec::new();
         let pending;
@@ -187,8 +218,8 @@ impl Store {
                 sources.push(source);
             }
         }
-        let Batch { durable, spill, .. } = batch;
-        if let Err(error) = self.write(durable, spill) {
+        let Batch { durable, spill, sync, .. } = batch;
+        if let Err(error) = self.write(durable, spill, sync) {
             self.fail(&error);
             return false;
         }
@@ -205,7 +236,7 @@ impl Store {
         more
     }
 
-    fn write(&self, durable: WriteBatch, spill: WriteBatch) -> Result<(), rocksdb::Error> {
+    fn write(&self, durable: WriteBatch, spill: WriteBatch, sync: bool) -> Result<(), rocksdb::Error> {
         if !spill.is_empty() {
             let mut options = WriteOptions::default();
             options.disable_wal(true);
@@ -213,7 +244,7 @@ impl Store {
         }
         if !durable.is_empty() {
             let mut options = WriteOptions::default();
-            options.set_sync(self.durability == Durability::Fsync);
+            options.set_sync(sync || self.durability == Durability::Fsync);
             self.db.write_opt(durable, &options)?;
         }
         Ok(())

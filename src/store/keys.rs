@@ -9,6 +9,10 @@ pub enum Row {
     Settled = 2,
     /// A block of messages, by its first position.
     Block = 3,
+    /// What is known of a block beside it: its messages' number and deadlines.
+    Facts = 4,
+    /// How often messages came back, as changed in one commit.
+    Tallies = 5,
 }
 
 pub const ROW_BYTES: usize = 17;
@@ -19,6 +23,14 @@ impl Row {
         key[..8].copy_from_slice(&queue.to_be_bytes());
         key[8] = self as u8;
         key[9..].copy_from_slice(&number.to_be_bytes());
+        key
+    }
+
+    /// Behind all rows of this tag.
+    pub fn end(self, queue: u64) -> [u8; ROW_BYTES] {
+        let mut key = [0; ROW_BYTES];
+        key[..8].copy_from_slice(&queue.to_be_bytes());
+        key[8] = self as u8 + 1;
         key
     }
 }

@@ -1,6 +1,6 @@
 //! Reading back: blocks while the broker runs, marks and definitions when it starts.
 
-use super::keys::{Definition, Kind, ROW_BYTES, Row, number};
+use super::keys::{Definition, Kind, Row, number};
 use super::{DEFINITIONS, MARKS, MESSAGES, META, SPILL, Store};
 use crate::message::Run;
 use rocksdb::{Direction, IteratorMode, ReadOptions};
@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 /// A block that was read: its first position and its messages.
 pub type Block = (u64, Arc<Run>);
 
-/// Asks for the first block of a queue at or behind `positions.start`.
+/// Asks for the block of a queue that holds `positions.start`, or the first one behind it.
 pub(super) struct Request {
     queue: u64,
     positions: Range<u64>,
@@ -18,22 +18,21 @@ pub(super) struct Request {
     reply: Box<dyn FnOnce(Option<Block>) + Send>,
 }
 
-/// What the disk knows of a queue.
+/// What the disk knows of a queue: numbers and octets of its rows, in order.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// The octets of its mark.
-    pub mark: Option<Vec<u8>>,
-    /// The rows of settled positions, in the order they were written, with their numbers.
+    pub marks: Vec<(u64, Vec<u8>)>,
+    /// The rows of settled positions, in the order they were written.
     pub settled: Vec<(u64, Vec<u8>)>,
-    /// The first position of its first block.
-    pub first_block: Option<u64>,
-    /// The position behind its last block.
-    pub end: Option<u64>,
+    pub facts: Vec<(u64, Vec<u8>)>,
+    pub tallies: Vec<(u64, Vec<u8>)>,
+    /// The position behind the last block of each level (the positions with the same first octet).
+    pub ends: Vec<u64>,
 }
 
 impl Store {
-    /// Reads the first block at or behind a position, on the reading thread, and calls `reply` there; with `None` if
-    /// there is no block up to the end of `positions`. Damaged blocks are reported and passed over.
+    /// Reads the block that holds a position, or the first one behind it, on the reading thread, and calls `reply` there;
+    /// with `None` if there is no block up to the end of `positions`. Damaged blocks are reported and passed over.
     /// One request a queue at a time: the number of queues bounds them.
     pub fn load(
         &self,
@@ -60,7 +59,7 @@ impl Store {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         let key = Row::Block.key(queue, positions.start);
-        // Positions follow each other, so the next key is known; the iterator is for gaps.
+        // Blocks are mostly read one after the other, so the next key is known; the iterators are for the rest.
         match self.db.get_pinned_cf_opt(family, key, &options) {
             Ok(Some(octets)) => match Run::decode(&octets) {
                 Ok(run) => return Some((positions.start, Arc::new(run))),
@@ -69,7 +68,20 @@ impl Store {
             Ok(None) => {}
             Err(error) => self.quarantine(queue, positions.start, error.as_ref()),
         }
+        let before = self.db.iterator_cf_opt(family, options, IteratorMode::From(&key, Direction::Reverse)).next();
+        if let Some(Ok((key, octets))) = before
+            && let Some(first) = number(&key, queue, Row::Block)
+            && first < positions.start
+            && first + u64::from(Run::encoded_count(&octets).unwrap_or(0)) > positions.start
+        {
+            match Run::decode(&octets) {
+                Ok(run) => return Some((first, Arc::new(run))),
+                Err(damage) => self.quarantine(queue, first, &format!("{damage:?}")),
+            }
+        }
         let start = Row::Block.key(queue, positions.start.saturating_add(1));
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
         options.set_iterate_upper_bound(Row::Block.key(queue, positions.end).to_vec());
         let mode = IteratorMode::From(&start, Direction::Forward);
         for item in self.db.iterator_cf_opt(family, options, mode) {
@@ -97,23 +109,33 @@ impl Store {
 
     /// What the disk knows of a queue: its marks, never its messages.
     pub fn recover(&self, queue: u64) -> Result<Recovered, rocksdb::Error> {
-        let (family, blocks) = (self.family(MARKS), self.family(MESSAGES));
-        let mut found = Recovered { mark: self.db.get_cf(family, Row::Mark.key(queue, 0))?, ..Recovered::default() };
-        let start = Row::Settled.key(queue, 0);
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(Row::Block.key(queue, 0).to_vec());
-        for item in self.db.iterator_cf_opt(family, options, IteratorMode::From(&start, Direction::Forward)) {
-            let (key, octets) = item?;
-            if let Some(row) = number(&key, queue, Row::Settled) {
-                found.settled.push((row, octets.into()));
+        let mut found = Recovered::default();
+        let rows = [
+            (Row::Mark, &mut found.marks),
+            (Row::Settled, &mut found.settled),
+            (Row::Facts, &mut found.facts),
+            (Row::Tallies, &mut found.tallies),
+        ];
+        for (row, rows) in rows {
+            let mut options = ReadOptions::default();
+            options.set_iterate_upper_bound(row.end(queue).to_vec());
+            let mode = IteratorMode::From(&row.key(queue, 0), Direction::Forward);
+            for item in self.db.iterator_cf_opt(self.family(MARKS), options, mode) {
+                let (key, octets) = item?;
+                rows.extend(number(&key, queue, row).map(|number| (number, octets.into())));
             }
         }
-        let start = Row::Block.key(queue, u64::MAX);
-        if let Some(item) = self.db.iterator_cf(blocks, IteratorMode::From(&start, Direction::Reverse)).next() {
+        // From the highest level down: each level's last block is the last one below the level above.
+        let mut below = u64::MAX;
+        loop {
+            let key = Row::Block.key(queue, below);
+            let mode = IteratorMode::From(&key, Direction::Reverse);
+            let Some(item) = self.db.iterator_cf(self.family(MESSAGES), mode).next() else { break };
             let (key, octets) = item?;
-            if let Some(last) = number(&key, queue, Row::Block) {
-                found.end = Some(last + u64::from(Run::encoded_count(&octets).unwrap_or(0)));
-            }
+            let Some(last) = number(&key, queue, Row::Block) else { break };
+            found.ends.push(last + u64::from(Run::encoded_count(&octets).unwrap_or(0)));
+            let Some(next) = (last & !LEVEL_POSITIONS).checked_sub(1) else { break };
+            below = next;
         }
         Ok(found)
     }
@@ -126,6 +148,7 @@ impl Store {
             if let Some(item) = self.db.iterator_cf(family, IteratorMode::From(&start, direction)).next() {
                 let (key, octets) = item?;
                 if let Some(first) = number(&key, queue, Row::Block)
+                    && first & !LEVEL_POSITIONS == position & !LEVEL_POSITIONS
                     && first + u64::from(Run::encoded_count(&octets).unwrap_or(0)) > position
                 {
                     return Ok(Some(first));
@@ -156,4 +179,5 @@ impl Store {
     }
 }
 
-const _: () = assert!(ROW_BYTES == 17);
+/// The positions of one level: those with the same first octet.
+const LEVEL_POSITIONS: u64 = u64::MAX >> 8;

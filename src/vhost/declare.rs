@@ -2,13 +2,14 @@
 //! Texts and order of checks are RabbitMQ's (`rabbit_channel.erl`, `rabbit_amqqueue.erl`, `rabbit_exchange.erl`).
 
 use super::records;
+use super::reply_to;
 use super::topology::{Exchange, Removed};
 use super::{Actor, Vhost};
 use crate::amqp::Table;
 use crate::auth::Access;
-use crate::exchange::{self, Binding, Destination, Router, Type};
+use crate::exchange::{self, Binding, Bound, Destination, Router, Type};
 use crate::queue::classic::{Acts, Counts, Identity};
-use crate::queue::settings::{self, Settings};
+use crate::queue::settings::{self, QueueType, Settings};
 use crate::queue::{Queue, settings::Declared};
 use crate::refusal::{Reason, Refusal};
 use crate::store::{Change, Committed, Durability};
@@ -22,6 +23,36 @@ pub struct QueueWish {
     pub exclusive: bool,
     pub auto_delete: bool,
     pub arguments: Table,
+}
+
+impl QueueWish {
+    fn declared(&self) -> Declared<'_> {
+        Declared {
+            durable: self.durable,
+            exclusive: self.exclusive,
+            auto_delete: self.auto_delete,
+            arguments: &self.arguments,
+        }
+    }
+}
+
+/// What a declaration tells of.
+#[derive(Debug)]
+pub struct Found {
+    pub name: Arc<str>,
+    pub counts: Counts,
+    /// `None`: somebody's queue for direct answers.
+    pub queue: Option<Arc<Queue>>,
+}
+
+impl Found {
+    fn new(queue: Arc<Queue>) -> Self {
+        Self { name: Arc::clone(&queue.identity.name), counts: queue.counts(), queue: Some(queue) }
+    }
+
+    fn replies(name: &str) -> Self {
+        Self { name: name.into(), counts: Counts { consumers: 1, ..Counts::default() }, queue: None }
+    }
 }
 
 /// How an exchange is asked for.
@@ -64,9 +95,15 @@ impl Vhost {
     // ── Queues ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// queue.declare. An empty name asks for one from the server. Says whether the queue is new.
-    pub fn declare_queue(&self, actor: &Actor, name: &str, wish: QueueWish) -> Answer<(Arc<Queue>, Counts, bool)> {
+    pub fn declare_queue(&self, actor: &Actor, name: &str, wish: QueueWish) -> Answer<(Found, bool)> {
         let stripped = strip(name);
+        if stripped.starts_with(reply_to::QUEUE) {
+            return Ok(((self.find_reply_queue(&stripped)?, false), None));
+        }
+        let asked = wish.arguments.clone();
+        let wish = QueueWish { arguments: settings::with_type(&wish.declared(), self.default_queue_type()), ..wish };
         let name = if stripped.is_empty() {
+            settings::check_server_named(&wish.arguments)?;
             generated("amq.gen-")
         } else {
             if stripped.starts_with("amq.") {
@@ -100,21 +137,15 @@ impl Vhost {
                 },
                 &Declared {
                     durable,
-                    exclusive: wish.exclusive,
-                    auto_delete: wish.auto_delete,
-                    arguments: &wish.arguments,
+                    // An empty type stands for none only when the queue is new.
+                    arguments: if asked.contains_key("x-queue-type") { &asked } else { &wish.arguments },
+                    ..wish.declared()
                 },
             )?;
-            let counts = queue.counts();
-            return Ok(((queue, counts, false), None));
+            touch(&queue);
+            return Ok(((Found::new(queue), false), None));
         }
-        let declared = Declared {
-            durable: wish.durable,
-            exclusive: wish.exclusive,
-            auto_delete: wish.auto_delete,
-            arguments: &wish.arguments,
-        };
-        let settings = Settings::parse(&resource, &declared)?;
+        let settings = Settings::parse(&resource, &wish.declared())?;
         for (given, likely) in settings::misspelt(&wish.arguments) {
             tracing::warn!("{resource}: unknown argument '{given}' has no effect; did you mean '{likely}'?");
         }
@@ -139,7 +170,7 @@ impl Vhost {
         }
         let applied = topology.policies.for_queue(&name, settings.queue_type);
         let settings = Settings::with_policy(&identity.arguments, applied);
-        let queue = Queue::new(identity, settings, &self.house.store, &self.house.memory);
+        let queue = Queue::new(identity, settings, &self.around);
         topology.queues.insert(Arc::clone(&queue.identity.name), Arc::clone(&queue));
         let committed = durable.then(|| {
             let next = self.house.next_queue.load(Ordering::Relaxed);
@@ -148,15 +179,29 @@ impl Vhost {
         });
         drop(topology);
         self.changed();
-        Ok(((queue, Counts::default(), true), committed))
+        Ok(((Found::new(queue), true), committed))
     }
 
     /// queue.declare with `passive`: whether it is there.
-    pub fn find_queue(&self, actor: &Actor, name: &str) -> Result<(Arc<Queue>, Counts), Refusal> {
+    pub fn find_queue(&self, actor: &Actor, name: &str) -> Result<Found, Refusal> {
+        let name = &*strip(name);
+        if name.starts_with(reply_to::QUEUE) {
+            return self.find_reply_queue(name);
+        }
         actor.check_any("queue", &self.name, name)?;
         let queue = self.queue(actor, name)?;
-        let counts = queue.counts();
-        Ok((queue, counts))
+        touch(&queue);
+        Ok(Found::new(queue))
+    }
+
+    /// Declaring the name for direct answers changes nothing: it tells whether somebody waits for them
+    /// (`rabbit_volatile_queue`).
+    fn find_reply_queue(&self, name: &str) -> Result<Found, Refusal> {
+        if name == reply_to::QUEUE {
+            return Ok(Found::replies(name));
+        }
+        let waiting = self.topology.read().replies.contains_key(name);
+        if waiting { Ok(Found::replies(name)) } else { Err(self.no_queue(name)) }
     }
 
     /// A queue that the actor's connection may use.
@@ -175,12 +220,22 @@ impl Vhost {
 
     /// queue.delete. A missing queue counts as deleted.
     pub fn delete_queue(&self, actor: &Actor, name: &str, if_unused: bool, if_empty: bool) -> Answer<u64> {
+        let name = &*strip(name);
         actor.check(Access::Configure, "queue", &self.name, name)?;
         let queue = match self.queue(actor, name) {
             Ok(queue) => queue,
             Err(refusal) if refusal.reason == Reason::NotFound => return Ok((0, None)),
             Err(refusal) => return Err(refusal),
         };
+        if queue.settings().queue_type == QueueType::Quorum {
+            let unsupported = [(if_unused, "if-unused"), (if_empty, "if-empty")];
+            if let Some((_, flag)) = unsupported.iter().find(|(given, _)| *given) {
+                return Err(Refusal::not_implemented(format!(
+                    "cannot delete {queue:?}. queue.delete operations with {flag} flag set are not supported by quorum \
+                     queues"
+                )));
+            }
+        }
         let allowed = |counts: Counts| match counts {
             Counts { consumers: 1.., .. } if if_unused => Err(Refusal::precondition(format!("{queue:?} in use"))),
             Counts { ready: 1.., .. } if if_empty => Err(Refusal::precondition(format!("{queue:?} not empty"))),
@@ -262,8 +317,12 @@ impl Vhost {
     /// exchange.declare. Says whether the exchange is new.
     pub fn declare_exchange(&self, actor: &Actor, name: &str, wish: &ExchangeWish) -> Answer<bool> {
         let name = strip(name);
-        let kind = Type::parse(&wish.kind)
-            .ok_or_else(|| Refusal::precondition(format!("unknown exchange type '{}'", wish.kind)))?;
+        let kind = Type::parse(&wish.kind).ok_or_else(|| {
+            // What RabbitMQ has heard of, without a plugin that does it, is called otherwise.
+            let heard_of = ["", "system", "x-jms-topic"].contains(&&*wish.kind);
+            let what = if heard_of { "invalid" } else { "unknown" };
+            Refusal::precondition(format!("{what} exchange type '{}'", wish.kind))
+        })?;
         not_default(&name)?;
         actor.check(Access::Configure, "exchange", &self.name, &name)?;
         let resource = format!("exchange '{name}' in vhost '{}'", self.name);
@@ -295,11 +354,11 @@ impl Vhost {
             actor.check(Access::Read, "exchange", &self.name, &name)?;
             actor.check(Access::Write, "exchange", &self.name, permission_name(alternate))?;
         }
+        exchange::check_type_arguments(kind, &wish.arguments)?;
         let mut exchange = Exchange {
             auto_delete: wish.auto_delete,
             internal: wish.internal,
-            arguments: wish.arguments.clone(),
-            ..Exchange::new(&name, kind, wish.durable)
+            ..Exchange::new(&name, kind, wish.durable, wish.arguments.clone())
         };
         exchange.apply(topology.policies.for_exchange(&name));
         let committed =
@@ -312,6 +371,7 @@ impl Vhost {
 
     /// exchange.declare with `passive`: whether it is there.
     pub fn find_exchange(&self, actor: &Actor, name: &str) -> Result<(), Refusal> {
+        let name = &*strip(name);
         not_default(name)?;
         actor.check_any("exchange", &self.name, name)?;
         if self.topology.read().exchanges.contains_key(name) { Ok(()) } else { Err(self.no_exchange(name)) }
@@ -347,41 +407,45 @@ impl Vhost {
 
     /// queue.bind and exchange.bind.
     pub fn bind(&self, actor: &Actor, source: &str, binding: Binding) -> Answer<()> {
+        let binding = stripped(binding);
         let source = self.check_binding(actor, source, &binding)?;
         let mut topology = self.topology.write();
         let exchange = topology.exchanges.get(&*source).ok_or_else(|| self.no_exchange(&source))?;
+        let (kind, history) = (exchange.kind, exchange.history.clone());
         match &binding.destination {
             Destination::Queue(name) => {
                 let queue = topology.queues.get(name).ok_or_else(|| self.no_queue(name))?;
+                // Before the queue's owner is looked at (`rabbit_binding:binding_checks`).
+                Router::check(kind, &binding, Bound::Queue(queue.settings().queue_type.module()))?;
                 check_exclusive(queue, actor)?;
             }
             Destination::Exchange(name) if !topology.exchanges.contains_key(name) => {
                 return Err(self.no_exchange(name));
             }
-            Destination::Exchange(_) => {}
+            Destination::Exchange(_) => Router::check(kind, &binding, Bound::Exchange)?,
         }
-        Router::check(exchange.kind, &binding.routing_key, &binding.arguments)?;
         let durable = exchange.durable && topology.durable(&binding.destination);
         if !topology.bind(&source, binding.clone()) {
             return Ok(((), None));
         }
-        let committed =
-            durable.then(|| self.house.store.change(vec![records::put_binding(&self.name, &source, &binding)]));
+        let committed = durable.then(|| {
+            let place = topology.exchanges.get(&*source).and_then(|exchange| exchange.router.place(&binding));
+            self.house.store.change(vec![records::put_binding(&self.name, &source, &binding, place)])
+        });
         drop(topology);
         self.changed();
+        if let Some(history) = history {
+            self.replay(&history, &binding.destination);
+        }
         Ok(((), committed))
     }
 
     /// queue.unbind and exchange.unbind. What is not there counts as unbound.
     pub fn unbind(&self, actor: &Actor, source: &str, binding: &Binding) -> Answer<()> {
+        let binding = &stripped(binding.clone());
         let source = self.check_binding(actor, source, binding)?;
         let (removed, durable) = {
             let mut topology = self.topology.write();
-            if let Destination::Queue(name) = &binding.destination
-                && let Some(queue) = topology.queues.get(name)
-            {
-                check_exclusive(queue, actor)?;
-            }
             let durable = topology.exchanges.get(&*source).is_some_and(|exchange| exchange.durable)
                 && topology.durable(&binding.destination);
             (topology.unbind(&source, binding), durable)
@@ -401,6 +465,8 @@ impl Vhost {
         };
         if kind == "exchange" {
             not_default(destination)?;
+        } else if destination.starts_with(reply_to::PREFIX) {
+            return Err(Refusal::access("cannot bind or unbind to a volatile (direct reply-to) queue"));
         }
         not_default(&source)?;
         actor.check(Access::Write, kind, &self.name, destination)?;
@@ -445,6 +511,25 @@ fn locked(queue: &Queue) -> Refusal {
              or the exclusive property value does not match that of the original declaration."
         ),
     )
+}
+
+/// A declaration renews a classic queue's lease (`x-expires`), even a passive one; a quorum queue's it does not.
+fn touch(queue: &Queue) {
+    if queue.settings().queue_type == QueueType::Classic {
+        let mut acts = Acts::default();
+        queue.touch(&mut acts);
+        acts.run();
+    }
+}
+
+/// A binding whose destination has no line breaks in its name.
+fn stripped(binding: Binding) -> Binding {
+    let destination = match &binding.destination {
+        Destination::Queue(name) if name.contains(['\r', '\n']) => Destination::Queue(strip(name).into()),
+        Destination::Exchange(name) if name.contains(['\r', '\n']) => Destination::Exchange(strip(name).into()),
+        _ => return binding,
+    };
+    Binding { destination, ..binding }
 }
 
 /// RabbitMQ takes line breaks out of names.

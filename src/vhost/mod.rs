@@ -4,23 +4,29 @@
 //! [`declare`]. Routing is [`publish`]; what policies do is [`policies`]. What is durable goes to the store with [`records`] and comes back with
 //! [`recover`].
 
+pub mod dead_letters;
 pub mod declare;
 pub mod policies;
 pub mod publish;
 pub mod records;
 pub mod recover;
+pub mod reply_to;
 pub mod topology;
 
 #[cfg(test)]
 mod tests;
 
 use crate::auth::Permission;
-use crate::queue::classic::Memory;
+use crate::clock::Clock;
+use crate::queue::classic::{Host, Memory, Surroundings};
 use crate::queue::consumer::ConsumerKey;
+use crate::queue::settings::QueueType;
+use crate::queue::timer::Timer;
 use crate::store::Store;
 use parking_lot::{Mutex, RwLock};
-use std::sync::Arc;
+use rustc_hash::FxHashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use topology::Topology;
 
 /// What all virtual hosts of a broker share.
@@ -28,6 +34,12 @@ use topology::Topology;
 pub struct House {
     pub store: Arc<Store>,
     pub memory: Arc<Memory>,
+    pub clock: Clock,
+    pub timer: Arc<Timer>,
+    /// Messages expire when they reach the head, as in RabbitMQ.
+    pub expire_at_head: bool,
+    pub default_queue_type: QueueType,
+    pub reply_secret: reply_to::Secret,
     /// The number of the next queue. Never goes back, or a new queue would find an old one's messages.
     pub next_queue: AtomicU64,
     /// The number of the next consumer.
@@ -38,6 +50,11 @@ pub struct House {
 pub struct Vhost {
     pub name: Arc<str>,
     house: Arc<House>,
+    /// What its queues work with.
+    around: Surroundings,
+    /// Lists of queues, the newest death first, in which a message went round until it was dropped: each is told once.
+    cycles: Mutex<FxHashSet<Vec<String>>>,
+    default_queue_type: RwLock<QueueType>,
     topology: RwLock<Topology>,
     /// Moves with every change that may change a route.
     version: AtomicU64,
@@ -68,19 +85,39 @@ impl Actor {
 
 impl Vhost {
     /// A virtual host with the predeclared exchanges.
-    pub fn new(name: &str, house: &Arc<House>) -> Self {
-        Self {
+    pub fn new(name: &str, house: &Arc<House>) -> Arc<Self> {
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
             name: name.into(),
+            around: Surroundings {
+                store: Arc::clone(&house.store),
+                memory: Arc::clone(&house.memory),
+                clock: house.clock,
+                timer: Arc::clone(&house.timer),
+                host: Weak::clone(this) as Weak<dyn Host>,
+                expire_at_head: house.expire_at_head,
+            },
             house: Arc::clone(house),
+            cycles: Mutex::default(),
+            default_queue_type: RwLock::new(house.default_queue_type),
             topology: RwLock::new(Topology::predeclared()),
             version: AtomicU64::new(0),
             policy_turn: Mutex::new(()),
-        }
+        })
     }
 
     /// Changes whenever a route may have changed. A route found at one version holds while it stays.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// The type of queues that don't say theirs (RabbitMQ: "Default Queue Type").
+    fn default_queue_type(&self) -> QueueType {
+        *self.default_queue_type.read()
+    }
+
+    /// `None`: the broker's.
+    pub fn set_default_queue_type(&self, queue_type: Option<QueueType>) {
+        *self.default_queue_type.write() = queue_type.unwrap_or(self.house.default_queue_type);
     }
 
     /// A number no consumer had before.

@@ -1,12 +1,19 @@
-//! Where does a message go?
+//! Where does a message go? And what exchanges remember of it.
 
 use super::Vhost;
-use super::topology::Topology;
-use crate::amqp::table::Fields;
-use crate::exchange::Destination;
+use super::reply_to;
+use super::topology::{Exchange, Topology};
+use crate::amqp::properties::Properties;
+use crate::amqp::table::Field;
+use crate::exchange::recent_history::{self, History};
+use crate::exchange::{Destination, Subject};
+use crate::message::{Marks, Message, Packer, Traits};
 use crate::queue::Queue;
+use crate::queue::classic::Acts;
 use crate::refusal::Refusal;
-use smallvec::SmallVec;
+use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 /// The queues a message reaches, each once.
@@ -17,54 +24,142 @@ pub type Targets = SmallVec<[Arc<Queue>; 2]>;
 pub struct Route {
     pub targets: Targets,
     pub cacheable: bool,
+    /// It reaches no queue and counts as delivered all the same: an answer that comes too late.
+    pub swallowed: bool,
+    /// Of the exchanges on the way that remember their last messages. With any of them a route is not cacheable.
+    histories: Vec<Arc<Mutex<History>>>,
 }
 
 impl Vhost {
-    /// Routes a message by all its keys (the routing key, then `CC` and `BCC`). `by_client` refuses internal exchanges.
-    ///
-    /// Exchanges bound to exchanges are followed, each once, so cycles end; an exchange that matches nothing hands on
-    /// to its alternate (RabbitMQ: "Alternate Exchanges").
-    pub fn route<'k>(
-        &self,
-        exchange: &str,
-        keys: impl Iterator<Item = &'k str> + Clone,
-        headers: Option<Fields<'_>>,
-        by_client: bool,
-    ) -> Result<Route, Refusal> {
-        let topology = self.topology.read();
-        let mut route = Route { targets: Targets::new(), cacheable: true };
-        if exchange.is_empty() {
-            for key in keys {
-                if let Some(queue) = topology.queues.get(key) {
-                    add(&mut route.targets, queue);
-                }
-            }
-            return Ok(route);
-        }
+    /// Refuses exchanges that are not there and, to clients, internal ones.
+    pub fn check_exchange(&self, exchange: &str, by_client: bool) -> Result<(), Refusal> {
+        self.first(&self.topology.read(), exchange, by_client).map(|_| ())
+    }
+
+    fn first<'t>(&self, topology: &'t Topology, exchange: &str, by_client: bool) -> Result<&'t Exchange, Refusal> {
         let first = topology.exchanges.get(exchange).ok_or_else(|| self.no_exchange(exchange))?;
         if by_client && first.internal {
             let name = &self.name;
             return Err(Refusal::access(format!("cannot publish to internal exchange '{exchange}' in vhost '{name}'")));
         }
+        Ok(first)
+    }
+
+    /// Routes a message by all its keys (the routing key, then `CC` and `BCC`). `by_client` refuses internal exchanges.
+    ///
+    /// Exchanges bound to exchanges are followed, each once, so cycles end; an exchange that matches nothing hands on
+    /// to its alternate (RabbitMQ: "Alternate Exchanges").
+    pub fn route(
+        &self,
+        exchange: &str,
+        keys: &[&str],
+        properties: Option<&Properties<'_>>,
+        by_client: bool,
+    ) -> Result<Route, Refusal> {
+        let topology = self.topology.read();
+        let mut route = Route { targets: Targets::new(), cacheable: true, swallowed: false, histories: Vec::new() };
+        if exchange.is_empty() {
+            for key in keys {
+                if let Some(queue) = topology.queues.get(*key) {
+                    add(&mut route.targets, queue);
+                } else if key.starts_with(reply_to::PREFIX) {
+                    route.cacheable = false;
+                    match topology.replies.get(*key) {
+                        Some(queue) => add(&mut route.targets, queue),
+                        None => route.swallowed |= self.is_reply_name(key),
+                    }
+                }
+            }
+            return Ok(route);
+        }
+        let first = self.first(&topology, exchange, by_client)?;
         let mut seen: SmallVec<[Arc<str>; 4]> = SmallVec::new();
         seen.push(Arc::clone(&first.name));
         let mut at = 0;
         while let Some(name) = seen.get(at) {
             at += 1;
             let Some(exchange) = topology.exchanges.get(name) else { continue };
-            route.cacheable &= !exchange.router.depends_on_headers();
+            route.cacheable &= exchange.router.is_by_key();
+            route.histories.extend(exchange.history.clone());
             let mut matched = false;
-            for key in keys.clone() {
-                exchange.router.route(key, headers, &mut |destination| {
-                    matched = true;
-                    follow(&topology, destination, &mut route.targets, &mut seen);
-                });
-            }
+            let subject = Subject { keys, properties, random: random() };
+            exchange.router.route(&subject, &mut |destination| {
+                matched = true;
+                follow(&topology, destination, &mut route.targets, &mut seen);
+            });
             if let (false, Some(alternate)) = (matched, &exchange.alternate) {
                 follow(&topology, &Destination::Exchange(Arc::clone(alternate)), &mut route.targets, &mut seen);
             }
         }
         Ok(route)
+    }
+
+    /// Routes a message, and lets the exchanges on its way that remember their last messages remember it. `properties`
+    /// are what the message's properties say.
+    pub fn route_message(
+        &self,
+        message: &Message<'_>,
+        traits: Traits,
+        keys: &[&str],
+        properties: &Properties<'_>,
+        by_client: bool,
+    ) -> Result<Route, Refusal> {
+        let exchange = std::str::from_utf8(message.exchange).unwrap_or_default();
+        self.route_through(exchange, message, traits, keys, properties, by_client)
+    }
+
+    /// The same from another exchange than the one the message was published to.
+    fn route_through(
+        &self,
+        exchange: &str,
+        message: &Message<'_>,
+        traits: Traits,
+        keys: &[&str],
+        properties: &Properties<'_>,
+        by_client: bool,
+    ) -> Result<Route, Refusal> {
+        let version = self.version();
+        let route = self.route(exchange, keys, Some(properties), by_client)?;
+        if route.histories.is_empty() || !recent_history::remembers(properties.headers) {
+            return Ok(route);
+        }
+        let mut packer = Packer::default();
+        packer.push(message, traits);
+        let run = Arc::new(packer.finish());
+        for history in &route.histories {
+            history.lock().keep(Arc::clone(&run));
+        }
+        // A queue that was bound meanwhile may have been given what was remembered before this message: then it is on the
+        // new route. Or it has been given this one too: RabbitMQ also prefers twice to never here.
+        if self.version() == version { Ok(route) } else { self.route(exchange, keys, Some(properties), by_client) }
+    }
+
+    /// Gives a destination that was just bound to an exchange what that remembers, the oldest first. Where the destination
+    /// is an exchange, it routes the messages as if they had just come. (RabbitMQ closes the connection if one of them then
+    /// reaches no queue; nothing happens here.)
+    pub(super) fn replay(&self, history: &Mutex<History>, destination: &Destination) {
+        let runs = history.lock().runs();
+        let mut acts = Acts::default();
+        for run in runs {
+            for queue in self.reached(destination, &run.message(0), run.traits()) {
+                queue.publish(&run, None, &mut acts);
+            }
+        }
+        // Whoever binds may have replies unsent.
+        acts.run_aside();
+    }
+
+    fn reached(&self, destination: &Destination, message: &Message<'_>, traits: Traits) -> Targets {
+        match destination {
+            Destination::Queue(name) => self.topology.read().queues.get(name).cloned().into_iter().collect(),
+            Destination::Exchange(name) => {
+                // It was read when it was published.
+                let Ok(properties) = Properties::parse(message.properties) else { return Targets::new() };
+                let keys = keys(message, &properties);
+                let route = self.route_through(name, message, traits, &keys, &properties, false);
+                route.map(|route| route.targets).unwrap_or_default()
+            }
+        }
     }
 
     pub(super) fn no_exchange(&self, name: &str) -> Refusal {
@@ -97,4 +192,26 @@ fn add(targets: &mut Targets, queue: &Arc<Queue>) {
     if !targets.iter().any(|known| Arc::ptr_eq(known, queue)) {
         targets.push(Arc::clone(queue));
     }
+}
+
+/// The keys of a message that has passed the checks of a publish: its routing key, then those of `CC` and `BCC`.
+fn keys<'a>(message: &Message<'a>, properties: &Properties<'a>) -> SmallVec<[&'a str; 1]> {
+    let mut keys = smallvec![std::str::from_utf8(message.routing_key).unwrap_or_default()];
+    if message.marks.contain(Marks::RELAYED) {
+        return keys;
+    }
+    for name in ["CC", "BCC"] {
+        if let Some(Field::Array(items)) = properties.headers.and_then(|headers| headers.get(name.as_bytes())) {
+            keys.extend(items.iter().filter_map(|item| match item {
+                Field::LongStr(key) => std::str::from_utf8(key).ok(),
+                _ => None,
+            }));
+        }
+    }
+    keys
+}
+
+/// Another number at each call. The standard library gives every hasher keys of its own, which costs no state here.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }

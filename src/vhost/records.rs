@@ -38,6 +38,9 @@ pub struct BindingRecord {
     pub to_exchange: bool,
     pub routing_key: String,
     pub arguments: Table,
+    /// Where what it brought stands among the others', if that matters to the source's type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u64>,
 }
 
 /// A user's policy.
@@ -110,7 +113,7 @@ pub fn binding_key(vhost: &str, source: &str, binding: &Binding) -> Definition {
     Definition::new(Kind::Binding, &parts)
 }
 
-pub fn put_binding(vhost: &str, source: &str, binding: &Binding) -> Change {
+pub fn put_binding(vhost: &str, source: &str, binding: &Binding, place: Option<u64>) -> Change {
     let (to_exchange, destination) = match &binding.destination {
         Destination::Queue(name) => (false, name),
         Destination::Exchange(name) => (true, name),
@@ -124,6 +127,7 @@ pub fn put_binding(vhost: &str, source: &str, binding: &Binding) -> Change {
             to_exchange,
             routing_key: binding.routing_key.to_string(),
             arguments: binding.arguments.clone(),
+            place,
         },
     )
 }

@@ -1,8 +1,8 @@
 //! What was durable comes back.
 
-use super::records::{BindingRecord, ExchangeRecord, QueueRecord};
+use super::Vhost;
+use super::records::{BindingRecord, ExchangeRecord, QueueRecord, put_binding};
 use super::topology::Exchange;
-use super::{House, Vhost};
 use crate::exchange::{Binding, Destination, Type};
 use crate::queue::Queue;
 use crate::queue::classic::Identity;
@@ -16,8 +16,7 @@ impl Vhost {
         let mut exchange = Exchange {
             auto_delete: record.auto_delete,
             internal: record.internal,
-            arguments: record.arguments.clone(),
-            ..Exchange::new(&record.name, kind, true)
+            ..Exchange::new(&record.name, kind, true, record.arguments.clone())
         };
         let mut topology = self.topology.write();
         exchange.apply(topology.policies.for_exchange(&record.name));
@@ -26,7 +25,7 @@ impl Vhost {
     }
 
     /// Brings a queue back, with its messages where they lie on disk.
-    pub fn recover_queue(&self, record: QueueRecord, house: &House) -> Result<(), String> {
+    pub fn recover_queue(&self, record: QueueRecord) -> Result<(), String> {
         let declared =
             Declared { durable: true, exclusive: false, auto_delete: record.auto_delete, arguments: &record.arguments };
         let resource = format!("queue '{}' in vhost '{}'", record.name, self.name);
@@ -42,12 +41,12 @@ impl Vhost {
             exclusive: None,
             arguments: record.arguments,
         };
-        let queue = Queue::recover(identity, settings, &house.store, &house.memory)?;
+        let queue = Queue::recover(identity, settings, &self.around)?;
         self.topology.write().queues.insert(Arc::clone(&queue.identity.name), queue);
         Ok(())
     }
 
-    /// Brings a binding back, if both its ends are there.
+    /// Brings a binding back, if both its ends are there. They come in the order of their places, those without one last.
     pub fn recover_binding(&self, record: BindingRecord) {
         let destination = match record.to_exchange {
             true => Destination::Exchange(record.destination.into()),
@@ -56,7 +55,14 @@ impl Vhost {
         let mut topology = self.topology.write();
         if topology.durable(&destination) {
             let routing_key = record.routing_key.into();
-            topology.bind(&record.source, Binding { destination, routing_key, arguments: record.arguments });
+            let binding = Binding { destination, routing_key, arguments: record.arguments };
+            topology.bind_at(&record.source, binding.clone(), record.place);
+            let exchange = topology.exchanges.get(&*record.source);
+            let place = exchange.and_then(|exchange| exchange.router.place(&binding));
+            if record.place.is_none() && place.is_some() {
+                // It took over from one that was removed. Next time it is to stand where it stands now.
+                drop(self.house.store.change(vec![put_binding(&self.name, &record.source, &binding, place)]));
+            }
         }
     }
 

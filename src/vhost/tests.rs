@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 /// A virtual host on a folder of its own, which must outlive it.
-fn vhost() -> (TempDir, Vhost) {
+fn vhost() -> (TempDir, Arc<Vhost>) {
     let folder = TempDir::new().unwrap();
     let options = Options {
         folder: folder.path().to_owned(),
@@ -19,6 +19,11 @@ fn vhost() -> (TempDir, Vhost) {
     let house = House {
         store: Store::open(&options).unwrap(),
         memory: Arc::new(Memory::new(1 << 20, 1 << 20)),
+        clock: Clock::start(),
+        timer: Arc::default(),
+        expire_at_head: false,
+        default_queue_type: QueueType::Classic,
+        reply_secret: reply_to::Secret::new(),
         next_queue: AtomicU64::new(1),
         next_consumer: AtomicU64::new(0),
     };
@@ -31,7 +36,7 @@ fn declare(vhost: &Vhost, name: &str, arguments: &[(&str, Value)]) -> Arc<crate:
         table.insert((*key).into(), value.clone());
     }
     let wish = QueueWish { durable: true, exclusive: false, auto_delete: false, arguments: table };
-    vhost.declare_queue(&Actor::of_the_house(), name, wish).unwrap().0.0
+    vhost.declare_queue(&Actor::of_the_house(), name, wish).unwrap().0.0.queue.expect("a queue of its own")
 }
 
 fn declare_exchange(vhost: &Vhost, name: &str, alternate: Option<&str>) {

@@ -2,9 +2,11 @@
 
 use crate::amqp::Table;
 use crate::amqp::table::as_str;
+use crate::exchange::recent_history::History;
 use crate::exchange::{Binding, Destination, Router, Type};
 use crate::policy::{Applied, Policies};
 use crate::queue::Queue;
+use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
 
@@ -21,20 +23,24 @@ pub struct Exchange {
     /// Where messages go that no binding takes, by argument or policy.
     pub alternate: Option<Arc<str>>,
     pub router: Router,
+    /// What it remembers, if its type does. Its lock is taken with no other held.
+    pub history: Option<Arc<Mutex<History>>>,
 }
 
 impl Exchange {
-    pub fn new(name: &str, kind: Type, durable: bool) -> Self {
+    /// The arguments were checked.
+    pub fn new(name: &str, kind: Type, durable: bool, arguments: Table) -> Self {
         Self {
             name: name.into(),
             kind,
             durable,
             auto_delete: false,
             internal: false,
-            arguments: Table::default(),
             applied: Applied::default(),
             alternate: None,
-            router: Router::new(kind),
+            router: Router::new(kind, &arguments),
+            history: (kind == Type::RecentHistory).then(|| Arc::new(Mutex::new(History::new(&arguments)))),
+            arguments,
         }
     }
 
@@ -59,6 +65,8 @@ impl Exchange {
 pub struct Topology {
     pub exchanges: FxHashMap<Arc<str>, Exchange>,
     pub queues: FxHashMap<Arc<str>, Arc<Queue>>,
+    /// Those for direct answers, by their secret names.
+    pub replies: FxHashMap<Arc<str>, Arc<Queue>>,
     /// What queues and exchanges get as they are declared. Under the same lock, so that none is declared between a
     /// policy's change and the search for those that it concerns.
     pub policies: Policies,
@@ -85,7 +93,7 @@ impl Topology {
             ("amq.match", Type::Headers),
             ("amq.rabbitmq.trace", Type::Topic),
         ] {
-            let mut exchange = Exchange::new(name, kind, true);
+            let mut exchange = Exchange::new(name, kind, true, Table::default());
             exchange.internal = name == "amq.rabbitmq.trace";
             topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
         }
@@ -94,9 +102,14 @@ impl Topology {
 
     /// Adds a binding to an exchange that is there; false if it was there.
     pub fn bind(&mut self, source: &str, binding: Binding) -> bool {
+        self.bind_at(source, binding, None)
+    }
+
+    /// The same for a binding that comes back with its place ([`Router::bind_at`]).
+    pub fn bind_at(&mut self, source: &str, binding: Binding, place: Option<u64>) -> bool {
         let Some(exchange) = self.exchanges.get_mut(source) else { return false };
         let (name, destination) = (Arc::clone(&exchange.name), binding.destination.clone());
-        let new = exchange.router.bind(binding);
+        let new = exchange.router.bind_at(binding, place);
         if new {
             self.sources.entry(destination).or_default().insert(name);
         }

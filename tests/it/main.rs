@@ -7,6 +7,7 @@
 mod clients;
 mod copies;
 mod durability;
+mod exchanges;
 mod framing;
 mod handshake;
 mod layers;

@@ -1,25 +1,50 @@
-//! The queue's rules, pure: commands in, effects out. No lock, no store, no clock, no socket.
+//! The queue's rules, pure: commands in, effects out. No lock, no store, no clock, no socket; time is an argument, in
+//! milliseconds since 1970.
 //!
 //! `T` is a ticket: whoever waits until something is on disk hands one in and gets it back when it is.
+//!
+//! A message's life, by where its position is:
+//!
+//! ```text
+//!               dispatch, get               settle
+//!   ready ────────────────────▶ unacked ──────────────▶ settled
+//!     │ ▲        requeue           │                       ▲
+//!     │ └──────────────────────────┤ reject, limit         │ handed on, in the same write as the copy
+//!     │ expiry, overflow           ▼                       │
+//!     └────────────────────────▶ dying ────────────────────┘          (without dead letters: settled at once)
+//! ```
 
-use super::consumer::{ConsumerKey, Delivery, Terms};
+mod death;
+mod expiry;
+mod handing;
+mod returns;
+
+pub use death::Dead;
+
+use super::consumer::{ConsumerKey, Delivery};
+use super::dead_letter::Reason;
+use super::log::{self, Log, Shared};
+pub use super::log::{Block, Facts, Load, Mark, Recovered, Writes};
 use super::ranges::Ranges;
-use crate::message::{RUN_BYTES_MAX, Run};
-use std::collections::VecDeque;
+use super::settings::{DelayedRetry, Overflow};
+use super::tallies::{Tallies, Tally};
+use crate::amqp::properties::Properties;
+use crate::message::{Packer, Run, Traits};
+use death::Dying;
+use handing::Consumer;
+pub use handing::{WINDOW_BYTES, WINDOW_MESSAGES};
+use returns::Returns;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// How many messages may be on their way to a consumer's socket.
-pub const WINDOW_MESSAGES: u32 = 4096;
-/// How many octets of messages may be on their way to a consumer's socket before no more follow.
-pub const WINDOW_BYTES: usize = 1 << 20;
-/// How many messages past the last delivered one are marked "perhaps delivered" on disk, at least and at most, so that
-/// not every delivery needs a write: after a crash at most so many are marked redelivered though they were not.
-const RESERVE_MESSAGES: Range<u64> = 64..16_384;
 /// Octets of messages that are fetched from disk ahead of the consumers.
 const READ_AHEAD_BYTES: usize = 1 << 20;
-/// Runs are joined on their way to disk until a block has this many octets.
-const BLOCK_BYTES: usize = RUN_BYTES_MAX;
+/// Rows of tallies on disk before they are folded into one; few in tests, so that their histories get there.
+const TALLY_ROWS_MAX: u32 = if cfg!(test) { 3 } else { 64 };
 
 /// What the machine decided, for the shell to carry out.
 #[derive(Debug)]
@@ -31,118 +56,87 @@ pub struct Effects<T> {
     pub cancelled: Vec<ConsumerKey>,
     /// A block to read from disk; answered by [`State::loaded`].
     pub load: Option<Load>,
+    /// Nobody used the queue for as long as it may be unused: it is to be deleted.
+    pub unused: bool,
 }
 
 impl<T> Default for Effects<T> {
     fn default() -> Self {
-        Self { deliveries: Vec::new(), tickets: Vec::new(), cancelled: Vec::new(), load: None }
+        Self { deliveries: Vec::new(), tickets: Vec::new(), cancelled: Vec::new(), load: None, unused: false }
     }
 }
 
-/// Asks for the first block at or behind a position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
-    pub position: u64,
-    /// Look no further than this.
-    pub end: u64,
-    pub persistent: bool,
+/// Which messages go before others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priorities {
+    /// All are alike.
+    #[default]
+    None,
+    /// A classic queue's levels 0 to `x-max-priority`; without the property a message is of level 0.
+    UpTo(u8),
+    /// A quorum queue's levels 0 to 31; without the property a message is of level 4.
+    Quorum,
 }
 
-/// Messages next to each other in the log.
-#[derive(Debug)]
-struct Segment {
-    first: u64,
-    count: u64,
-    /// How many of them are not settled.
-    live: u64,
-    persistent: bool,
-    /// To be stored: it is persistent, or memory was short when it came.
-    due: bool,
-    body: Body,
-    stored: Stored,
-}
+/// A quorum queue's highest level, and that of messages without a priority.
+const QUORUM_LEVEL_MAX: u8 = 31;
+const QUORUM_LEVEL_DEFAULT: u8 = 4;
 
-#[derive(Debug)]
-enum Body {
-    Memory(Arc<Run>),
-    /// On disk, one block or (if nothing of them is in memory) many.
-    Disk,
-}
-
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-enum Stored {
-    /// Not on disk.
-    No,
-    /// Handed to the store, not yet known to be there.
-    Taken,
-    /// On disk, under its first position.
-    Yes,
-}
-
-impl Segment {
-    fn end(&self) -> u64 {
-        self.first + self.count
-    }
-
-    fn memory_bytes(&self) -> usize {
-        match &self.body {
-            Body::Memory(run) => run.bytes(),
-            Body::Disk => 0,
+impl Priorities {
+    /// The level of a message.
+    fn level(self, priority: Option<u8>) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::UpTo(max) => priority.unwrap_or(0).min(max),
+            Self::Quorum => priority.unwrap_or(QUORUM_LEVEL_DEFAULT).min(QUORUM_LEVEL_MAX),
         }
     }
 }
 
-#[derive(Debug)]
-struct Consumer {
-    key: ConsumerKey,
-    terms: Terms,
-    /// Not yet told that it consumes: nothing goes to it before its consume-ok.
-    active: bool,
-    unacked: u32,
-    /// On the way to the socket.
-    window_messages: u32,
-    window_bytes: usize,
+/// How a queue treats its messages and consumers. All but the first three may change while it works.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Persistent messages are written and recovered.
+    pub durable: bool,
+    /// A quorum queue: every message is persistent, what comes back is counted and goes out again first.
+    pub quorum: bool,
+    pub priorities: Priorities,
+    /// Octets of messages kept in memory.
+    pub memory_bytes: usize,
+    /// One consumer at a time gets messages (`x-single-active-consumer`).
+    pub single_active_consumer: bool,
+    /// Messages that come from now on live no longer than this.
+    pub message_ttl_ms: Option<u64>,
+    /// Messages that can't be delivered any more leave only when they reach the head, as in RabbitMQ.
+    pub expire_at_head: bool,
+    /// The queue ends when it was not used for so long.
+    pub expires_ms: Option<u64>,
+    /// Ready messages, at most.
+    pub max_length: Option<u64>,
+    /// Octets of ready messages' bodies, at most.
+    pub max_length_bytes: Option<u64>,
+    pub overflow: Overflow,
+    /// Dead messages are handed on, not just settled.
+    pub dead_letters: bool,
+    /// How often a message may come back as a failure.
+    pub delivery_limit: Option<u32>,
+    pub delayed_retry: Option<DelayedRetry>,
 }
 
-impl Consumer {
-    fn credit(&self) -> u32 {
-        if !self.active || self.window_bytes >= WINDOW_BYTES {
-            return 0;
-        }
-        let window = WINDOW_MESSAGES.saturating_sub(self.window_messages);
-        match self.terms.prefetch {
-            0 => window,
-            _ if self.terms.no_ack => window,
-            prefetch => window.min(prefetch.saturating_sub(self.unacked)),
-        }
+impl Rules {
+    fn rejects(&self) -> bool {
+        self.overflow != Overflow::DropHead && (self.max_length.is_some() || self.max_length_bytes.is_some())
     }
-}
-
-/// What the store must know to bring the queue back.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Mark {
-    /// Everything below is settled.
-    pub low_water: u64,
-    /// Everything below may have been delivered.
-    pub delivered_below: u64,
-    /// No position at or above was given to a message on disk.
-    pub next: u64,
 }
 
 /// What goes to disk in one commit.
 #[derive(Debug, Default)]
-pub struct Writes {
-    /// Blocks by first position, persistent or not.
-    pub blocks: Vec<(u64, Arc<Run>)>,
-    /// Blocks to delete, by first position and persistence.
-    pub deleted: Vec<(u64, bool)>,
-    /// Ranges of positions whose blocks are to be deleted, whatever blocks they are.
-    pub purged: Vec<(Range<u64>, bool)>,
-    pub mark: Option<Mark>,
-    /// Positions above the low-water mark settled since the last commit.
-    pub settled: Vec<Range<u64>>,
+pub struct Commit {
+    pub levels: Vec<Writes>,
+    /// Tallies that changed since the last commit.
+    pub tallies: Vec<(Range<u64>, Tally)>,
     /// All of them, instead, now and then.
-    pub settled_all: Option<Vec<Range<u64>>>,
+    pub tallies_all: Option<Vec<(Range<u64>, Tally)>>,
 }
 
 /// How a basic.get ended.
@@ -157,120 +151,118 @@ pub enum Got {
     Wait,
 }
 
-/// How a queue treats its messages, besides its consumers.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// Persistent messages are written and recovered.
-    pub durable: bool,
-    /// Octets of messages kept in memory.
-    pub memory_bytes: usize,
-    /// One consumer at a time gets messages (`x-single-active-consumer`).
-    pub single_active_consumer: bool,
-}
-
+/// See the module's text.
 #[derive(Debug)]
 pub struct State<T> {
     rules: Rules,
-    log: VecDeque<Segment>,
-    next: u64,
-    low_water: u64,
-    /// Settled positions above the low-water mark.
-    settled: Ranges,
-    ready: Ranges,
+    shared: Shared,
+    /// By priority, the highest first.
+    levels: SmallVec<[Log; 1]>,
     unacked: u64,
-    /// Everything below was delivered before.
-    delivered_below: u64,
-    /// What the disk says of it, for persistent messages.
-    delivered_below_stored: u64,
-    /// The same once the commit under way is done.
-    delivered_below_taken: u64,
-    /// Wanted by a delivery that waits for it.
-    reserve_wanted: bool,
+    returns: Returns,
+    /// Messages that came back and wait before they are delivered again, by the time that ends and their first
+    /// position; up to a position.
+    resting: BTreeMap<(u64, u64), u64>,
+    /// Those that came back, where it is counted.
+    tallies: Tallies,
+    tallies_since: Ranges,
+    tally_rows: u32,
+    /// Dead, and not yet handed on.
+    dying: VecDeque<Dying>,
+    /// Refused at the door, to be handed on as dead letters.
+    turned_away: VecDeque<Dead>,
+    /// When to hand on again what nobody would take.
+    dying_retry_ms: Option<u64>,
+    /// Deadlines and positions: for each block that has any, one not later than its next. A set, since runs that were
+    /// joined on their way to disk bring an alarm each and all go on to the same.
+    alarms: BTreeSet<(u64, u64)>,
+    /// With more of them those in vain are looked for.
+    alarms_max: usize,
+    /// More deadlines have passed than one call carries out: nothing is delivered before the rest is.
+    expiring: bool,
+    /// Of the ready messages' bodies, where that is limited.
+    ready_bytes: u64,
+    /// By priority, the highest first, and then by arrival.
     consumers: Vec<Consumer>,
-    /// Index of the consumer whose turn is next.
-    turn: usize,
-    memory_bytes: usize,
-    /// Segments in the log that are settled.
-    dead: usize,
-    unstored_bytes: usize,
-    unstored_messages: u64,
+    /// Consumers of a quorum queue that were cancelled and have not settled everything: they still count.
+    leaving: FxHashMap<ConsumerKey, u32>,
+    /// Counts turns.
+    turns: u64,
+    /// A full quorum queue refused messages, and is not yet well below its limit.
+    refusing: bool,
+    /// The single active consumer.
+    active: Option<ConsumerKey>,
+    /// When the queue was last used.
+    used_at_ms: u64,
     loading: bool,
     // What the next commit takes.
     waiting: Vec<T>,
     taken: Vec<T>,
-    deleted: Vec<(u64, bool)>,
-    purged: Vec<(Range<u64>, bool)>,
-    settled_since: Ranges,
-    /// Rows of settled positions on disk since they were last folded into one, and the end of the last position in any.
-    settled_rows: u32,
-    settled_rows_end: u64,
-    stored_next: u64,
-    mark: Mark,
 }
 
 impl<T> State<T> {
-    pub fn new(rules: Rules) -> Self {
-        Self::recovered(rules, Mark::default(), Ranges::default(), 0)
+    pub fn new(rules: Rules, now_ms: u64) -> Self {
+        Self::recovered(rules, Vec::new(), Tallies::default(), now_ms)
     }
 
-    /// A queue as it was: its mark, what is settled above it, and where its first block begins.
-    pub fn recovered(rules: Rules, mark: Mark, settled: Ranges, first_block: u64) -> Self {
-        let next = mark.next.max(mark.delivered_below);
-        let mut ready: Ranges = std::iter::once(mark.low_water..mark.next).collect();
-        for range in settled.iter() {
-            ready.remove(range);
-        }
-        let settled_rows_end = settled.iter().last().map_or(0, |range| range.end);
-        let mut log = VecDeque::new();
-        if !ready.is_empty() {
-            let first = first_block.min(mark.low_water);
-            log.push_back(Segment {
-                first,
-                count: mark.next - first,
-                live: ready.count(),
-                persistent: true,
-                due: false,
-                body: Body::Disk,
-                stored: Stored::Yes,
-            });
-        }
-        // Positions that were promised as "perhaps delivered" but never given to a message stay unused.
+    /// A queue as it was: its levels, and which of their messages had come back.
+    pub fn recovered(rules: Rules, levels: Vec<(u8, Recovered)>, mut tallies: Tallies, now_ms: u64) -> Self {
         let mut state = Self {
+            shared: Shared {
+                durable: rules.durable,
+                all_persistent: rules.quorum,
+                count_bodies: rules.max_length_bytes.is_some(),
+                memory_max: rules.memory_bytes,
+                memory_bytes: 0,
+                unstored_bytes: 0,
+                unstored_messages: 0,
+                pinned: [None; 2],
+                averaged: true,
+            },
             rules,
-            log,
-            next,
-            low_water: mark.low_water,
-            settled,
-            ready,
+            levels: SmallVec::new(),
             unacked: 0,
-            delivered_below: mark.delivered_below,
-            delivered_below_stored: mark.delivered_below,
-            delivered_below_taken: mark.delivered_below,
-            reserve_wanted: false,
+            returns: Returns::default(),
+            resting: BTreeMap::new(),
+            tallies: Tallies::default(),
+            tallies_since: Ranges::default(),
+            tally_rows: u32::from(!tallies.is_empty()),
+            dying: VecDeque::new(),
+            turned_away: VecDeque::new(),
+            dying_retry_ms: None,
+            alarms: BTreeSet::new(),
+            alarms_max: 0,
+            expiring: false,
+            ready_bytes: 0,
             consumers: Vec::new(),
-            turn: 0,
-            memory_bytes: 0,
-            dead: 0,
-            unstored_bytes: 0,
-            unstored_messages: 0,
+            leaving: FxHashMap::default(),
+            turns: 0,
+            refusing: false,
+            active: None,
+            used_at_ms: now_ms,
             loading: false,
             waiting: Vec::new(),
             taken: Vec::new(),
-            deleted: Vec::new(),
-            purged: Vec::new(),
-            settled_since: Ranges::default(),
-            settled_rows: u32::from(settled_rows_end > 0),
-            settled_rows_end,
-            stored_next: mark.next,
-            mark,
         };
-        state.settle_positions(state.stored_next..next);
+        state.levels.extend(levels.into_iter().map(|(level, found)| Log::recovered(level, found)));
+        state.levels.sort_by_key(|log| Reverse(log.level()));
+        if state.levels.is_empty() {
+            state.levels.push(Log::new(rules.priorities.level(None)));
+        }
+        // What was settled since need not be remembered.
+        for (range, tally) in std::mem::take(&mut tallies).iter() {
+            for part in state.log(range.start).map_or(Vec::new(), |log| log.ready().intersection(range)) {
+                state.tallies.set(part, tally);
+            }
+        }
+        state.count_ready_bytes();
+        state.set_alarms();
         state
     }
 
     /// Ready messages.
     pub fn ready(&self) -> u64 {
-        self.ready.count()
+        self.returns.members().count() + self.levels.iter().map(|log| log.ready().count()).sum::<u64>()
     }
 
     /// Delivered and not settled.
@@ -279,667 +271,606 @@ impl<T> State<T> {
     }
 
     pub fn consumer_count(&self) -> usize {
-        self.consumers.len()
+        self.consumers.len() + self.leaving.len()
     }
 
     /// Octets of messages in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.memory_bytes
+        self.shared.memory_bytes
     }
 
     /// Octets of messages that wait for the store.
     pub fn unstored_bytes(&self) -> usize {
-        self.unstored_bytes
+        self.shared.unstored_bytes
     }
 
     pub fn set_memory_limit(&mut self, bytes: usize) {
-        self.rules.memory_bytes = bytes;
+        self.shared.memory_max = bytes;
     }
 
-    fn durable(&self, persistent: bool) -> bool {
-        self.rules.durable && persistent
+    fn log(&self, position: u64) -> Option<&Log> {
+        let level = log::level(position);
+        self.levels.iter().find(|log| log.level() == level)
     }
+
+    fn log_mut(&mut self, position: u64) -> Option<&mut Log> {
+        let level = log::level(position);
+        self.levels.iter_mut().find(|log| log.level() == level)
+    }
+
+    /// The log of a level, new if need be.
+    fn level(&mut self, level: u8) -> usize {
+        let at = self.levels.partition_point(|log| log.level() > level);
+        if self.levels.get(at).is_none_or(|log| log.level() != level) {
+            self.levels.insert(at, Log::new(level));
+        }
+        at
+    }
+
+    // ── Publishing ────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Adds messages at the end and hands them out. The ticket comes back once they are safe: at once if they need not
-    /// be on disk.
-    pub fn publish(&mut self, run: Arc<Run>, ticket: Option<T>, effects: &mut Effects<T>) {
-        let persistent = self.durable(run.persistent());
-        let (first, count) = (self.next, u64::from(run.count()));
-        self.next += count;
-        self.memory_bytes += run.bytes();
-        let due = persistent || self.memory_bytes > self.rules.memory_bytes;
-        if due {
-            self.unstored_bytes += run.bytes();
-            self.unstored_messages += count;
+    /// be on disk. `failed`: how often they failed elsewhere, if they are dead letters. Says which messages of the run
+    /// were refused, since the queue is full.
+    pub fn publish(
+        &mut self,
+        run: &Arc<Run>,
+        ticket: Option<T>,
+        failed: u32,
+        now_ms: u64,
+        effects: &mut Effects<T>,
+    ) -> Vec<Range<u32>> {
+        self.expire(now_ms);
+        let mut refused = Vec::new();
+        if self.rules.rejects() {
+            refused = self.add_what_fits(run, failed, now_ms, effects);
+        } else {
+            self.add(Arc::clone(run), failed, now_ms, effects);
         }
-        self.log.push_back(Segment {
-            first,
-            count,
-            live: count,
-            persistent,
-            due,
-            body: Body::Memory(run),
-            stored: Stored::No,
-        });
-        self.ready.insert(first..first + count);
+        let persistent = self.rules.durable && (run.persistent() || self.rules.quorum);
         match ticket {
             Some(ticket) if persistent => self.waiting.push(ticket),
             Some(ticket) => effects.tickets.push(ticket),
             None => {}
         }
+        self.drop_head();
+        // A time to live of 0 ends now, if no consumer took the message at once.
+        self.expire(now_ms);
+        self.drop_spoiled();
+        refused
+    }
+
+    /// Adds a run, each message to its level, and hands out.
+    fn add(&mut self, run: Arc<Run>, failed: u32, now_ms: u64, effects: &mut Effects<T>) {
+        let Some(levels) = self.levels_of(&run) else {
+            let range = self.append(self.rules.priorities.level(None), run, failed, now_ms);
+            self.dispatch(effects);
+            return self.note_failures_of_ready(range, failed);
+        };
+        let mut index = 0;
+        // A consumer that waits takes messages as they come, whatever follows them.
+        while let Some(&level) = levels.get(index)
+            && self.any_credit()
+        {
+            let count = levels[index..].iter().take_while(|other| **other == level).count();
+            let range = self.append(level, slice(&run, index..index + count), failed, now_ms);
+            self.dispatch(effects);
+            self.note_failures_of_ready(range, failed);
+            index += count;
+        }
+        for (level, part) in sorted(&run, &levels, index) {
+            let range = self.append(level, part, failed, now_ms);
+            self.note_failures_of_ready(range, failed);
+        }
         self.dispatch(effects);
     }
+
+    /// The level of each message; `None` if none says a priority, or all count as alike.
+    fn levels_of(&self, run: &Run) -> Option<Vec<u8>> {
+        if !run.prioritised() || self.rules.priorities == Priorities::None {
+            return None;
+        }
+        let priority = |index| Properties::parse(run.message(index).properties).ok()?.priority;
+        Some((0..run.count()).map(|index| self.rules.priorities.level(priority(index))).collect())
+    }
+
+    /// Adds those messages that the limits leave room for, as if they came one by one. Says which were refused.
+    fn add_what_fits(&mut self, run: &Arc<Run>, failed: u32, now_ms: u64, effects: &mut Effects<T>) -> Vec<Range<u32>> {
+        let mut refused: Vec<Range<u32>> = Vec::new();
+        let mut index = 0;
+        while index < run.count() {
+            self.refusing = self.rules.quorum && self.refuses();
+            let fits = self.fitting(run, index);
+            if fits == 0 {
+                // Nothing more fits but, with a limit in octets, perhaps a smaller message.
+                let full = self.rules.quorum || self.rules.max_length.is_some_and(|max| self.ready() >= max);
+                let end = if full { run.count() } else { index + 1 };
+                match refused.last_mut() {
+                    Some(last) if last.end == index => last.end = end,
+                    _ => refused.push(index..end),
+                }
+                index = end;
+                continue;
+            }
+            // Which of several levels' messages is at the head, and so expires at once, is seen one by one.
+            let alone =
+                self.rules.priorities != Priorities::None && (run.expires() || self.rules.message_ttl_ms == Some(0));
+            let fits = if alone { 1 } else { fits };
+            let part = if fits == run.count() { Arc::clone(run) } else { Arc::new(run.slice(index..index + fits)) };
+            self.add(part, failed, now_ms, effects);
+            index += fits;
+            // What has no time to live makes room for the next.
+            self.expire(now_ms);
+        }
+        if self.rules.overflow == Overflow::RejectPublishDlx && self.rules.dead_letters {
+            let away = refused.iter().map(|range| Dead::turned_away(run, range, failed));
+            self.turned_away.extend(away);
+        }
+        refused
+    }
+
+    /// Whether there is room for all messages of a run.
+    pub fn accepts(&self, run: &Run) -> bool {
+        if self.rules.rejects() && self.rules.quorum {
+            let (before, last) = (run.count() - 1, run.body_bytes() - run.body_bytes_of(run.count() - 1..run.count()));
+            let over = |max: Option<u64>, then: u64| max.is_some_and(|max| then > max);
+            return !self.refuses()
+                && !over(self.rules.max_length, self.ready() + u64::from(before))
+                && !over(self.rules.max_length_bytes, self.ready_bytes + last);
+        }
+        !self.rules.rejects() || self.fitting(run, 0) == run.count()
+    }
+
+    /// Whether a quorum queue takes nothing now. It goes one message over its limit before it refuses, and takes
+    /// messages again once it is well below (`rabbit_fifo:evaluate_limit`, `is_below_soft_limit`).
+    fn refuses(&self) -> bool {
+        // Four fifths, without overflow.
+        let low = |max: u64| max / 5 * 4 + max % 5 * 4 / 5;
+        let over = |max: Option<u64>, now: u64| max.is_some_and(|max| now > if self.refusing { low(max) } else { max });
+        over(self.rules.max_length, self.ready()) || over(self.rules.max_length_bytes, self.ready_bytes)
+    }
+
+    /// How many messages from `index` on there is room for.
+    fn fitting(&self, run: &Run, index: u32) -> u32 {
+        let left = run.count() - index;
+        if self.rules.quorum {
+            let room = self.rules.max_length.map_or(u64::MAX, |max| max.saturating_sub(self.ready()).saturating_add(1));
+            let room = if self.rules.max_length_bytes.is_some() { 1 } else { u32::try_from(room).unwrap_or(u32::MAX) };
+            return if self.refuses() { 0 } else { left.min(room) };
+        }
+        let room = self.rules.max_length.map_or(u64::MAX, |max| max.saturating_sub(self.ready()));
+        let count = u32::try_from(room).unwrap_or(u32::MAX).min(left);
+        let Some(bytes_max) = self.rules.max_length_bytes else { return count };
+        let mut bytes = self.ready_bytes;
+        let fits = (index..index + count).take_while(|&index| {
+            bytes += run.body_bytes_of(index..index + 1);
+            bytes <= bytes_max
+        });
+        u32::try_from(fits.count()).unwrap_or(count)
+    }
+
+    fn append(&mut self, level: u8, run: Arc<Run>, failed: u32, now_ms: u64) -> Range<u64> {
+        let deadlines = self.deadlines(&run, now_ms);
+        let next = deadlines.as_ref().and_then(|deadlines| deadlines.next());
+        let bytes = run.body_bytes();
+        let at = if self.levels.len() == 1 && self.levels[0].level() == level { 0 } else { self.level(level) };
+        let range = self.levels[at].append(run, deadlines, &mut self.shared);
+        if self.shared.count_bodies {
+            self.ready_bytes += bytes;
+        }
+        if let Some(next) = next {
+            self.set_alarm(next, range.start);
+        }
+        if failed > 0 && self.rules.quorum {
+            self.note_failures(&range, failed);
+        }
+        range
+    }
+
+    /// Dead letters that failed elsewhere have done so here.
+    fn note_failures(&mut self, range: &Range<u64>, failed: u32) {
+        self.tallies_since.insert(range.clone());
+        self.tallies.set(range.clone(), Tally { acquired: 0, failed });
+    }
+
+    /// As [`State::note_failures`], for what is still ready of a range. What a consumer of a classic queue takes at once
+    /// goes out as new (`rabbit_amqqueue_process:attempt_delivery`).
+    fn note_failures_of_ready(&mut self, range: Range<u64>, failed: u32) {
+        if failed > 0 && !self.rules.quorum {
+            for part in self.log(range.start).map_or(Vec::new(), |log| log.ready().intersection(range)) {
+                self.note_failures(&part, failed);
+            }
+        }
+    }
+
+    /// Drops the oldest ready messages while there are too many.
+    fn drop_head(&mut self) {
+        if self.rules.overflow != Overflow::DropHead || self.rules.max_length.or(self.rules.max_length_bytes).is_none()
+        {
+            return;
+        }
+        if let Some(max) = self.rules.max_length {
+            while let Some(excess) = self.ready().checked_sub(max).filter(|excess| *excess > 0) {
+                let Some(head) = self.head() else { break };
+                let end = head.end.min(head.start.saturating_add(excess));
+                self.drop_ready(head.start..end, Reason::MaxLen);
+            }
+        }
+        if let Some(max) = self.rules.max_length_bytes {
+            while self.ready_bytes > max
+                && let Some(head) = self.head()
+            {
+                self.drop_ready(head.start..head.start + 1, Reason::MaxLen);
+            }
+        }
+        self.drop_spoiled();
+    }
+
+    /// The ready messages that go out next, whether or not their time has passed.
+    fn head(&self) -> Option<Range<u64>> {
+        self.returns.first().or_else(|| self.levels.iter().find_map(|log| log.ready().first()))
+    }
+
+    /// Takes messages at the head out of the ready ones.
+    fn withdraw(&mut self, range: &Range<u64>) {
+        self.discount(range);
+        if !self.returns.pop(range)
+            && let Some(log) = self.log_mut(range.start)
+        {
+            log.withdraw(range.clone());
+        }
+    }
+
+    /// Messages are no longer among the ready ones' octets.
+    fn discount(&mut self, range: &Range<u64>) {
+        if self.shared.count_bodies {
+            let bytes = self.log(range.start).map_or(0, |log| log.body_bytes(range.clone()));
+            self.ready_bytes = self.ready_bytes.saturating_sub(bytes);
+        }
+    }
+
+    fn drop_ready(&mut self, range: Range<u64>, reason: Reason) {
+        self.withdraw(&range);
+        self.die(range, reason);
+    }
+
+    /// Counts the ready messages' bodies anew.
+    fn count_ready_bytes(&mut self) {
+        self.ready_bytes = 0;
+        if self.shared.count_bodies {
+            let levels = self.levels.iter().flat_map(|log| log.ready().iter().map(move |range| (log, range)));
+            let returned = self.returns.members().iter().filter_map(|range| Some((self.log(range.start)?, range)));
+            self.ready_bytes = levels.chain(returned).map(|(log, range)| log.body_bytes(range)).sum();
+        }
+        self.shared.averaged = self.shared.averaged && self.ready() > 0;
+    }
+
+    /// What left memory counts by averages, which change when blocks come back or become one; so that this adds up to
+    /// nothing, all is counted anew with each block read and each commit, but not while all is in memory.
+    fn recount_averages(&mut self) {
+        if self.shared.count_bodies && self.shared.averaged {
+            self.count_ready_bytes();
+        }
+    }
+
+    // ── Settling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Gives the ticket back once everything that was asked of the queue before is on disk.
     pub fn wait(&mut self, ticket: T) {
         self.waiting.push(ticket);
     }
 
-    /// Adds a consumer that gets nothing before [`State::activate`].
-    pub fn add_consumer(&mut self, key: ConsumerKey, terms: Terms) -> Result<(), InUse> {
-        let taken = self.consumers.iter().any(|consumer| consumer.terms.exclusive);
-        if taken || terms.exclusive && !self.consumers.is_empty() {
-            return Err(InUse);
-        }
-        // Sorted by priority, in order of arrival among equals.
-        let at = self.consumers.partition_point(|other| other.terms.priority >= terms.priority);
-        self.consumers
-            .insert(at, Consumer { key, terms, active: false, unacked: 0, window_messages: 0, window_bytes: 0 });
-        if self.turn > at {
-            self.turn += 1;
-        }
-        Ok(())
-    }
-
-    /// The consumer knows that it is one: deliveries may go to it.
-    pub fn activate(&mut self, key: ConsumerKey, effects: &mut Effects<T>) {
-        if let Some(consumer) = self.consumer(key) {
-            consumer.active = true;
-        }
-        self.dispatch(effects);
-    }
-
-    /// Takes a consumer away; its unacknowledged messages stay with its channel. Says whether it was there.
-    pub fn remove_consumer(&mut self, key: ConsumerKey, effects: &mut Effects<T>) -> bool {
-        let Some(at) = self.consumers.iter().position(|consumer| consumer.key == key) else { return false };
-        self.consumers.remove(at);
-        if self.turn > at {
-            self.turn -= 1;
-        }
-        self.dispatch(effects);
-        true
-    }
-
-    fn consumer(&mut self, key: ConsumerKey) -> Option<&mut Consumer> {
-        self.consumers.iter_mut().find(|consumer| consumer.key == key)
-    }
-
-    /// Deliveries have left for the socket; with automatic acknowledgement that settles them.
-    pub fn written(&mut self, key: ConsumerKey, messages: u32, bytes: usize, effects: &mut Effects<T>) {
-        if let Some(consumer) = self.consumer(key) {
-            consumer.window_messages = consumer.window_messages.saturating_sub(messages);
-            consumer.window_bytes = consumer.window_bytes.saturating_sub(bytes);
-        }
-        self.dispatch(effects);
-    }
-
     /// Settles deliveries: they are done.
-    pub fn settle(&mut self, key: Option<ConsumerKey>, range: Range<u64>, effects: &mut Effects<T>) {
+    pub fn settle(&mut self, key: Option<ConsumerKey>, range: Range<u64>, now_ms: u64, effects: &mut Effects<T>) {
         self.release(key, &range);
         self.settle_positions(range);
+        self.expire(now_ms);
         self.dispatch(effects);
     }
 
-    /// Puts deliveries back to where they were.
-    pub fn requeue(&mut self, key: Option<ConsumerKey>, range: Range<u64>, effects: &mut Effects<T>) {
+    /// Rejects deliveries for good: they are dead. `failed`: that counts as a failed delivery.
+    pub fn reject(
+        &mut self,
+        key: Option<ConsumerKey>,
+        range: Range<u64>,
+        failed: bool,
+        now_ms: u64,
+        effects: &mut Effects<T>,
+    ) {
         self.release(key, &range);
-        self.ready.insert(range);
+        if failed && self.rules.dead_letters {
+            self.tallies.returned(range.clone(), true);
+        }
+        self.die(range, Reason::Rejected);
+        self.expire(now_ms);
         self.dispatch(effects);
+    }
+
+    /// Puts deliveries back: to where they were or, in a quorum queue, behind those that came back before and in front
+    /// of all others. `failed`: that counts as a failed delivery.
+    pub fn requeue(
+        &mut self,
+        key: Option<ConsumerKey>,
+        range: Range<u64>,
+        failed: bool,
+        now_ms: u64,
+        effects: &mut Effects<T>,
+    ) {
+        self.release(key, &range);
+        self.expire(now_ms);
+        // A classic queue counts only what its dead letters take with them.
+        if self.rules.quorum || failed && self.rules.dead_letters {
+            self.tallies.returned(range.clone(), failed);
+            self.tallies_since.insert(range.clone());
+        }
+        for part in self.not_over_the_limit(range, failed) {
+            match self.rules.delayed_retry.filter(|retry| retry.applies(failed)) {
+                Some(retry) => self.rest(part, retry, now_ms),
+                None => self.put_back(part),
+            }
+        }
+        self.drop_head();
+        self.dispatch(effects);
+    }
+
+    /// What of a range may be tried again; the rest dies of too many failures.
+    fn not_over_the_limit(&mut self, range: Range<u64>, failed: bool) -> Vec<Range<u64>> {
+        let Some(limit) = self.rules.delivery_limit.filter(|_| failed) else { return vec![range] };
+        let mut back = Vec::new();
+        let mut position = range.start;
+        while position < range.end {
+            let (tally, until) = self.tallies.at(position, range.end);
+            if tally.failed > limit {
+                self.die(position..until, Reason::DeliveryLimit);
+            } else {
+                back.push(position..until);
+            }
+            position = until;
+        }
+        back
+    }
+
+    /// Makes messages ready that were out, unless their time has passed meanwhile.
+    fn put_back(&mut self, range: Range<u64>) {
+        let lost = self.log(range.start).map_or(Vec::new(), |log| log.lost(range.clone()));
+        if !lost.is_empty() {
+            // The disk lost them while they were out: they can't go out again.
+            let lost: Ranges = lost.into_iter().collect();
+            lost.iter().for_each(|part| self.settle_positions(part));
+            return lost.difference(range).into_iter().for_each(|part| self.put_back(part));
+        }
+        let Some(log) = self.levels.iter_mut().find(|log| log.level() == log::level(range.start)) else { return };
+        let late: Ranges = log.take_overdue(range.clone()).into_iter().collect();
+        let at_head = !self.rules.quorum && (self.rules.expire_at_head || !self.rules.dead_letters);
+        let fresh = if at_head { vec![range.clone()] } else { late.difference(range.clone()) };
+        for part in fresh {
+            if self.shared.count_bodies {
+                self.ready_bytes += log.body_bytes(part.clone());
+            }
+            match self.rules.quorum {
+                true => self.returns.push(part),
+                false => log.put_back(part),
+            }
+        }
+        if at_head {
+            late.iter().for_each(|part| log.spoil(part));
+        }
+        if !at_head {
+            for part in late.iter() {
+                self.die(part, Reason::Expired);
+            }
+        }
+        self.drop_spoiled();
     }
 
     fn release(&mut self, key: Option<ConsumerKey>, range: &Range<u64>) {
         let count = range.end - range.start;
         self.unacked = self.unacked.saturating_sub(count);
-        if let Some(consumer) = key.and_then(|key| self.consumer(key)) {
-            consumer.unacked = consumer.unacked.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+        let Some(key) = key else { return };
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.give_credit(key, |consumer| consumer.unacked = consumer.unacked.saturating_sub(count));
+        if let Some(left) = self.leaving.get_mut(&key) {
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                self.leaving.remove(&key);
+            }
         }
     }
 
-    /// Takes the first ready message for a basic.get.
-    pub fn get(&mut self, no_ack: bool, effects: &mut Effects<T>) -> Got {
-        let Some(first) = self.ready.first() else { return Got::Empty };
-        match self.deliverable(first.start..first.start + 1, effects) {
-            None => Got::Wait,
-            Some((run, index, _, redelivered)) => {
-                let position = first.start;
-                self.hand_out(position..position + 1, no_ack);
-                let delivery =
-                    Delivery { consumer: ConsumerKey::NONE, run, index, first: position, count: 1, redelivered };
-                Got::Message { delivery, ready: self.ready.count() }
-            }
+    fn settle_positions(&mut self, range: Range<u64>) {
+        self.tallies.remove(range.clone());
+        let level = log::level(range.start);
+        if let Some(log) = self.levels.iter_mut().find(|log| log.level() == level) {
+            log.settle(range, &mut self.shared);
         }
     }
 
     /// Drops all ready messages; says how many.
     pub fn purge(&mut self) -> u64 {
-        let count = self.ready.count();
-        while let Some(range) = self.ready.pop_front(u64::MAX) {
+        let count = self.ready();
+        while let Some(range) = self.head() {
+            self.withdraw(&range);
             self.settle_positions(range);
         }
+        self.ready_bytes = 0;
         count
     }
 
     /// The queue is deleted: its consumers are cancelled, its tickets come back, its messages are forgotten.
     pub fn delete(&mut self, effects: &mut Effects<T>) -> u64 {
-        let count = self.ready.count();
+        let count = self.ready();
         effects.cancelled.extend(self.consumers.drain(..).map(|consumer| consumer.key));
         effects.tickets.append(&mut self.waiting);
         effects.tickets.append(&mut self.taken);
-        self.ready.clear();
-        self.log.clear();
-        self.memory_bytes = 0;
-        self.unstored_bytes = 0;
-        self.unstored_messages = 0;
+        self.levels.iter_mut().for_each(Log::clear);
+        self.returns.clear();
+        self.resting.clear();
+        self.dying.clear();
+        self.turned_away.clear();
+        self.alarms.clear();
+        (self.shared.memory_bytes, self.shared.unstored_bytes, self.shared.unstored_messages) = (0, 0, 0);
         count
     }
 
-    // ── Handing out ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Gives ready messages to consumers with credit, in turn among those of the same priority.
-    fn dispatch(&mut self, effects: &mut Effects<T>) {
-        while !self.consumers.is_empty() {
-            let Some(first) = self.ready.first() else { break };
-            let Some((at, share)) = self.next_consumer(first.end - first.start) else { break };
-            let wanted = first.start..first.end.min(first.start + u64::from(share));
-            let Some((run, index, count, redelivered)) = self.deliverable(wanted, effects) else { break };
-            let range = first.start..first.start + u64::from(count);
-            let consumer = &mut self.consumers[at];
-            let (key, no_ack) = (consumer.key, consumer.terms.no_ack);
-            consumer.window_messages += count;
-            consumer.window_bytes += (index..index + count).map(|index| run.message_bytes(index)).sum::<usize>();
-            if !no_ack {
-                consumer.unacked += count;
+    /// Takes other rules, while it works. Messages that are there keep their deadlines.
+    pub fn change(&mut self, rules: Rules, now_ms: u64, effects: &mut Effects<T>) {
+        let before = std::mem::replace(&mut self.rules, rules);
+        debug_assert_eq!(
+            (before.durable, before.quorum, before.priorities),
+            (rules.durable, rules.quorum, rules.priorities)
+        );
+        self.shared.count_bodies = rules.max_length_bytes.is_some();
+        self.shared.memory_max = rules.memory_bytes;
+        if rules.max_length_bytes.is_some() && before.max_length_bytes.is_none() {
+            self.count_ready_bytes();
+        }
+        if rules.expires_ms != before.expires_ms {
+            self.used_at_ms = now_ms;
+        }
+        if !rules.dead_letters {
+            for Dying { range, .. } in std::mem::take(&mut self.dying) {
+                self.settle_positions(range);
             }
-            self.turn = at + 1;
-            effects.deliveries.push(Delivery { consumer: key, run, index, first: range.start, count, redelivered });
-            self.hand_out(range, no_ack);
+            self.turned_away.clear();
         }
-        self.read_ahead(effects);
-    }
-
-    /// Whose turn it is, and how many messages it may have at most when so many are `available`.
-    fn next_consumer(&self, available: u64) -> Option<(usize, u32)> {
-        if self.rules.single_active_consumer {
-            // The one that came first, until it goes.
-            let (at, active) = self.consumers.iter().enumerate().min_by_key(|(_, consumer)| consumer.key)?;
-            return Some((at, active.credit())).filter(|&(_, credit)| credit > 0);
-        }
-        let priority = self.consumers.iter().find(|consumer| consumer.credit() > 0)?.terms.priority;
-        let start = self.consumers.partition_point(|consumer| consumer.terms.priority > priority);
-        let end = self.consumers.partition_point(|consumer| consumer.terms.priority >= priority);
-        let able = self.consumers[start..end].iter().filter(|consumer| consumer.credit() > 0).count() as u64;
-        let turn = if (start..end).contains(&self.turn) { self.turn } else { start };
-        let at = (turn..end).chain(start..turn).find(|&at| self.consumers[at].credit() > 0)?;
-        // One each as long as there are few, so that turns are seen as such; more at once in a long queue.
-        let share = if able == 1 { u64::MAX } else { (available / (able * 16)).clamp(1, 64) };
-        Some((at, u32::try_from(share).unwrap_or(u32::MAX).min(self.consumers[at].credit())))
-    }
-
-    /// The longest part of the ready range `wanted` from its start that can be delivered now: its run, the index of
-    /// the first message in it, the count, and whether it was delivered before. Otherwise asks for what is missing.
-    fn deliverable(&mut self, wanted: Range<u64>, effects: &mut Effects<T>) -> Option<(Arc<Run>, u32, u32, bool)> {
-        let position = wanted.start;
-        let at = self.segment_at(position)?;
-        let segment = &self.log[at];
-        let Body::Memory(run) = &segment.body else {
-            self.load(at, effects);
-            return None;
-        };
-        let run = Arc::clone(run);
-        let mut end = wanted.end.min(segment.end());
-        let index = u32::try_from(position - segment.first).ok()?;
-        // What is on disk must be known there as delivered before it goes out, or a crash would forget it.
-        if segment.persistent && segment.stored != Stored::No && position >= self.delivered_below {
-            if position >= self.delivered_below_stored {
-                self.reserve_wanted = true;
-                return None;
-            }
-            end = end.min(self.delivered_below_stored);
-        }
-        let redelivered = position < self.delivered_below;
-        if redelivered {
-            end = end.min(self.delivered_below);
-        }
-        Some((run, index, u32::try_from(end - position).ok()?, redelivered))
-    }
-
-    /// Moves positions from ready to unacknowledged, or to settled.
-    fn hand_out(&mut self, range: Range<u64>, no_ack: bool) {
-        self.ready.remove(range.clone());
-        self.delivered_below = self.delivered_below.max(range.end);
-        if no_ack {
-            self.settle_positions(range);
-        } else {
-            self.unacked += range.end - range.start;
-        }
-    }
-
-    // ── The log ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    fn segment_at(&self, position: u64) -> Option<usize> {
-        let at = self.log.partition_point(|segment| segment.end() <= position);
-        (self.log.get(at)?.first <= position).then_some(at)
-    }
-
-    fn settle_positions(&mut self, range: Range<u64>) {
-        if range.is_empty() {
-            return;
-        }
-        let mut at = self.log.partition_point(|segment| segment.end() <= range.start);
-        while let Some(segment) = self.log.get_mut(at) {
-            let (start, end) = (segment.first.max(range.start), segment.end().min(range.end));
-            if start >= end {
-                break;
-            }
-            segment.live -= end - start;
-            if segment.live == 0 {
-                self.finish(at);
-            }
-            at += 1;
-        }
-        self.drop_dead();
-        if range.start <= self.low_water && self.settled.is_empty() {
-            self.low_water = range.end;
-        } else {
-            self.settled.insert(range.clone());
-            self.settled_since.insert(range);
-            if let Some(first) = self.settled.first()
-                && first.start <= self.low_water
-            {
-                self.low_water = first.end;
-                self.settled.pop_front(u64::MAX);
-            }
-        }
-    }
-
-    /// Lets go of segments of which nothing is left.
-    fn drop_dead(&mut self) {
-        let dead = |segment: &Segment| segment.live == 0 && segment.stored != Stored::Taken;
-        while self.log.front().is_some_and(dead) {
-            self.log.pop_front();
-            self.dead = self.dead.saturating_sub(1);
-        }
-        // One old message that stays must not keep the traces of all that came and went behind it.
-        if self.dead > 256 && self.dead > self.log.len() / 2 {
-            self.log.retain(|segment| !dead(segment));
-            self.dead = 0;
-        }
-    }
-
-    /// Everything in a segment is settled: memory and disk forget it.
-    fn finish(&mut self, at: usize) {
-        self.dead += 1;
-        let segment = &mut self.log[at];
-        self.memory_bytes -= segment.memory_bytes();
-        match segment.stored {
-            Stored::No if segment.due => {
-                self.unstored_bytes -= segment.memory_bytes();
-                self.unstored_messages -= segment.count;
-            }
-            Stored::No => {}
-            Stored::Yes => match segment.body {
-                Body::Memory(_) => self.deleted.push((segment.first, segment.persistent)),
-                Body::Disk => self.purged.push((segment.first..segment.end(), segment.persistent)),
-            },
-            // Deleted when the commit is done.
-            Stored::Taken => {}
-        }
-        segment.body = Body::Disk;
-    }
-
-    fn load(&mut self, at: usize, effects: &mut Effects<T>) {
-        if !self.loading && self.log[at].stored == Stored::Yes {
-            self.loading = true;
-            // A segment of many blocks is read from its start, a block at a time.
-            let segment = &self.log[at];
-            effects.load = Some(Load { position: segment.first, end: segment.end(), persistent: segment.persistent });
-        }
-    }
-
-    /// Asks for the next block before a consumer has to wait for it.
-    fn read_ahead(&mut self, effects: &mut Effects<T>) {
-        if self.loading || self.consumers.is_empty() || effects.load.is_some() {
-            return;
-        }
-        let Some(first) = self.ready.first() else { return };
-        let Some(mut at) = self.segment_at(first.start) else { return };
-        let mut ahead = 0;
-        while ahead < READ_AHEAD_BYTES.min(self.rules.memory_bytes) {
-            let Some(segment) = self.log.get(at) else { return };
-            match &segment.body {
-                Body::Memory(run) => ahead += run.bytes(),
-                Body::Disk if segment.live > 0 => return self.load(at, effects),
-                Body::Disk => {}
-            }
-            at += 1;
-        }
-    }
-
-    /// The block that was asked for: its first position and its messages; `None` if there is none (any more).
-    /// Says how many messages were lost: they should have been there and were not.
-    pub fn loaded(&mut self, load: Load, block: Option<(u64, Arc<Run>)>, effects: &mut Effects<T>) -> u64 {
-        self.loading = false;
-        let Some(at) = self.log.partition_point(|segment| segment.end() <= load.position).into() else { return 0 };
-        let mut lost = 0;
-        match self.log.get_mut(at) {
-            Some(segment)
-                if segment.first == load.position && matches!(segment.body, Body::Disk) && segment.live > 0 =>
-            {
-                let end = segment.end();
-                let (start, run) = match block {
-                    Some((start, run)) if start < end => (start, Some(run)),
-                    _ => (end, None),
-                };
-                // Positions without a block: settled long ago, or lost.
-                let gap = segment.first..start;
-                let block_end = run.as_ref().map_or(end, |run| (start + u64::from(run.count())).min(end));
-                let (persistent, live) = (segment.persistent, segment.live);
-                let gap_live = self.live_in(gap.clone());
-                let block_live = self.live_in(start..block_end);
-                let rest_live = live - gap_live - block_live;
-                self.log.remove(at);
-                if rest_live > 0 {
-                    self.log.insert(
-                        at,
-                        Segment {
-                            first: block_end,
-                            count: end - block_end,
-                            live: rest_live,
-                            persistent,
-                            due: false,
-                            body: Body::Disk,
-                            stored: Stored::Yes,
-                        },
-                    );
-                }
-                if let Some(run) = run {
-                    if block_live > 0 {
-                        self.memory_bytes += run.bytes();
-                        self.log.insert(
-                            at,
-                            Segment {
-                                first: start,
-                                count: u64::from(run.count()),
-                                live: block_live,
-                                persistent,
-                                due: false,
-                                body: Body::Memory(run),
-                                stored: Stored::Yes,
-                            },
-                        );
-                    } else {
-                        self.deleted.push((start, persistent));
-                    }
-                }
-                if gap_live > 0 {
-                    lost = self.ready.remove(gap.clone());
-                    self.settle_positions(gap);
-                }
-            }
-            _ => {}
-        }
+        self.drop_head();
+        self.expire(now_ms);
         self.dispatch(effects);
-        if self.memory_bytes > self.rules.memory_bytes {
-            self.evict_delivered();
-        }
-        lost
-    }
-
-    /// Not settled positions in a range.
-    fn live_in(&self, range: Range<u64>) -> u64 {
-        let range = range.start.max(self.low_water)..range.end.max(self.low_water);
-        (range.end - range.start) - self.settled.count_in(range)
     }
 
     // ── The store ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// The block that was asked for: its first position and its messages; `None` if there is none (any more).
+    /// Says how many messages were lost: they should have been there and were not.
+    pub fn loaded(&mut self, load: Load, block: Option<(u64, Arc<Run>)>, now_ms: u64, effects: &mut Effects<T>) -> u64 {
+        self.loading = false;
+        let level = log::level(load.position);
+        let mut lost = 0;
+        if let Some(log) = self.levels.iter_mut().find(|log| log.level() == level) {
+            for gap in log.loaded(load, block, &mut self.shared) {
+                lost += gap.end - gap.start;
+                self.lose(gap);
+            }
+        }
+        self.recount_averages();
+        self.expire(now_ms);
+        self.drop_head();
+        self.dispatch(effects);
+        if self.shared.memory_bytes > self.shared.memory_max {
+            self.pin();
+            for log in &mut self.levels {
+                log.evict_delivered(&mut self.shared);
+            }
+        }
+        lost
+    }
+
+    /// What is dead or came back goes out next, wherever it stands: it is not to leave memory once it was read.
+    fn pin(&mut self) {
+        let dying = self.dying.front().map(|dying| dying.range.start);
+        self.shared.pinned = [dying, self.returns.first().map(|range| range.start)];
+    }
+
+    /// Forgets messages that the disk has lost. Those that are out, or rest, are settled when they come back.
+    fn lose(&mut self, gap: Range<u64>) {
+        let mut lost: Ranges =
+            self.log(gap.start).map_or(Vec::new(), |log| log.ready().intersection(gap.clone())).into_iter().collect();
+        self.returns.members().intersection(gap.clone()).into_iter().for_each(|part| lost.insert(part));
+        self.returns.remove(&lost);
+        let gap: Ranges = std::iter::once(gap).collect();
+        for Dying { range, reason } in std::mem::take(&mut self.dying) {
+            gap.intersection(range.clone()).into_iter().for_each(|part| lost.insert(part));
+            self.dying.extend(gap.difference(range).into_iter().map(|range| Dying { range, reason }));
+        }
+        for part in lost.iter() {
+            if let Some(log) = self.log_mut(part.start) {
+                log.withdraw(part.clone());
+            }
+            self.settle_positions(part);
+        }
+    }
+
     /// Whether [`State::take`] has something to hand over.
     pub fn dirty(&self) -> bool {
         !self.waiting.is_empty()
-            || self.unstored_messages > 0
-            || !self.deleted.is_empty()
-            || !self.purged.is_empty()
-            || self.rules.durable && (self.mark_due() || !self.settled_since.is_empty())
-    }
-
-    fn mark_due(&self) -> bool {
-        self.reserve_wanted || self.stored_next > 0 && self.mark.low_water != self.low_water.min(self.stored_next)
+            || self.shared.unstored_messages > 0
+            || self.rules.durable && !self.tallies_since.is_empty()
+            || self.levels.iter().any(|log| log.dirty(&self.shared))
     }
 
     /// What must be written now. [`State::stored`] tells that it was.
-    pub fn take(&mut self) -> Writes {
-        let mut writes = Writes::default();
+    pub fn take(&mut self) -> Commit {
         self.taken.append(&mut self.waiting);
-        self.take_blocks(&mut writes);
-        writes.deleted = std::mem::take(&mut self.deleted);
-        writes.purged = std::mem::take(&mut self.purged);
-        if self.rules.durable {
-            self.take_mark(&mut writes);
-        } else {
-            self.settled_since.clear();
-            self.reserve_wanted = false;
+        let mut commit = Commit::default();
+        let consumed = !self.consumers.is_empty();
+        commit.levels.extend(self.levels.iter_mut().map(|log| log.take(consumed, &mut self.shared)));
+        (self.shared.unstored_bytes, self.shared.unstored_messages) = (0, 0);
+        let since = std::mem::take(&mut self.tallies_since);
+        if self.rules.durable && !since.is_empty() {
+            self.tally_rows += 1;
+            if self.tally_rows > TALLY_ROWS_MAX {
+                self.tally_rows = 1;
+                commit.tallies_all = Some(self.kept_tallies(self.tallies.iter().map(|(range, _)| range)));
+            } else {
+                commit.tallies = self.kept_tallies(since.iter());
+            }
         }
-        writes
+        commit
     }
 
-    fn take_blocks(&mut self, writes: &mut Writes) {
-        if self.unstored_messages == 0 {
-            return;
-        }
-        let mut at = self.log.len();
-        while at > 0 && self.log[at - 1].stored == Stored::No {
-            at -= 1;
-        }
-        while at < self.log.len() {
-            let segment = &self.log[at];
-            if !segment.due || segment.live == 0 {
-                at += 1;
-                continue;
-            }
-            // Join the small runs behind it.
-            let persistent = segment.persistent;
-            let (mut end, mut bytes) = (at, 0);
-            while let Some(next) = self.log.get(end)
-                && next.live > 0
-                && next.due
-                && next.persistent == persistent
-                && (end == at || bytes + next.memory_bytes() <= BLOCK_BYTES)
-                && (end == at || self.log[end - 1].end() == next.first)
-            {
-                bytes += next.memory_bytes();
-                end += 1;
-            }
-            if end > at + 1 {
-                self.join(at, end);
-            }
-            let segment = &mut self.log[at];
-            (segment.stored, segment.due) = (Stored::Taken, false);
-            if let Body::Memory(run) = &segment.body {
-                writes.blocks.push((segment.first, Arc::clone(run)));
-            }
-            if persistent {
-                // Positions in between that never get to disk (transient messages) must not be missed after a crash.
-                if self.stored_next < segment.first {
-                    self.settled_since.insert(self.stored_next..segment.first);
-                }
-                self.stored_next = segment.end();
-            }
-            at += 1;
-        }
-        self.unstored_bytes = 0;
-        self.unstored_messages = 0;
-    }
-
-    /// Makes one segment of several.
-    fn join(&mut self, start: usize, end: usize) {
-        let runs: Vec<Arc<Run>> = self
-            .log
-            .range(start..end)
-            .filter_map(|segment| match &segment.body {
-                Body::Memory(run) => Some(Arc::clone(run)),
-                Body::Disk => None,
-            })
-            .collect();
-        let Some(joined) = Run::concat(runs.iter().map(|run| &**run)) else { return };
-        let count = self.log.range(start..end).map(|segment| segment.count).sum::<u64>();
-        debug_assert_eq!(count, u64::from(joined.count()));
-        let live = self.log.range(start..end).map(|segment| segment.live).sum();
-        self.memory_bytes -= runs.iter().map(|run| run.bytes()).sum::<usize>();
-        self.memory_bytes += joined.bytes();
-        let rest = self.log.split_off(end);
-        self.log.truncate(start + 1);
-        self.log.extend(rest);
-        let segment = &mut self.log[start];
-        (segment.count, segment.live, segment.body) = (count, live, Body::Memory(Arc::new(joined)));
-    }
-
-    fn take_mark(&mut self, writes: &mut Writes) {
-        let settled = std::mem::take(&mut self.settled_since);
-        if self.stored_next == 0 {
-            // Nothing of this queue was ever on disk.
-            self.reserve_wanted = false;
-            return;
-        }
-        let low_water = self.low_water.min(self.stored_next);
-        let mut delivered_below = self.delivered_below.max(self.delivered_below_stored);
-        let backlog = self.stored_next.saturating_sub(self.delivered_below);
-        let ahead = (backlog / 4).clamp(RESERVE_MESSAGES.start, RESERVE_MESSAGES.end);
-        let near = self.delivered_below + ahead / 2 >= self.delivered_below_stored;
-        if backlog > 0 && !self.consumers.is_empty() && near || self.reserve_wanted {
-            delivered_below = delivered_below.max(self.delivered_below + ahead);
-        }
-        self.reserve_wanted = false;
-        let mark = Mark { low_water, delivered_below, next: self.stored_next };
-        self.delivered_below_taken = delivered_below;
-        for range in settled.iter() {
-            let range = range.start.max(low_water)..range.end.min(self.stored_next);
-            if !range.is_empty() {
-                self.settled_rows_end = self.settled_rows_end.max(range.end);
-                writes.settled.push(range);
-            }
-        }
-        if !writes.settled.is_empty() {
-            self.settled_rows += 1;
-            if self.settled_rows >= 64 {
-                self.settled_rows = 0;
-                writes.settled.clear();
-                writes.settled_all = Some(self.settled_on_disk());
-            }
-        } else if self.settled_rows > 0 && low_water >= self.settled_rows_end {
-            // All of them are below the mark.
-            self.settled_rows = 0;
-            writes.settled_all = Some(Vec::new());
-        }
-        // Where the queue ends is seen from its last block: a mark for that alone would cost a row a commit.
-        if (mark.low_water, mark.delivered_below) != (self.mark.low_water, self.mark.delivered_below) {
-            writes.mark = Some(mark.clone());
-            self.mark = mark;
-        }
-    }
-
-    /// What the disk must take for settled above the low-water mark: also what never got there.
-    fn settled_on_disk(&self) -> Vec<Range<u64>> {
-        let mut all = self.settled.clone();
-        for segment in &self.log {
-            if !segment.persistent {
-                all.insert(segment.first..segment.end().min(self.stored_next));
-            }
-        }
-        all.iter().filter(|range| range.start < self.stored_next).collect()
+    /// The tallies of messages that a restart brings back. Positions of others may be given to new ones then.
+    fn kept_tallies(&self, ranges: impl Iterator<Item = Range<u64>>) -> Vec<(Range<u64>, Tally)> {
+        let kept = |range: Range<u64>| self.log(range.start).map_or(Vec::new(), |log| log.kept(range));
+        ranges.flat_map(kept).flat_map(|range| self.tallies.within(range)).collect()
     }
 
     /// What [`State::take`] gave out is on disk.
-    pub fn stored(&mut self, effects: &mut Effects<T>) {
+    pub fn stored(&mut self, now_ms: u64, effects: &mut Effects<T>) {
         effects.tickets.append(&mut self.taken);
-        self.delivered_below_stored = self.delivered_below_stored.max(self.delivered_below_taken);
-        // The segments taken are near the end, among those that came since.
-        let mut start = self.log.len();
-        while start > 0 && self.log[start - 1].stored != Stored::Yes {
-            start -= 1;
-            let segment = &mut self.log[start];
-            if segment.stored != Stored::Taken {
-                continue;
-            }
-            segment.stored = Stored::Yes;
-            if segment.live == 0 {
-                self.deleted.push((segment.first, segment.persistent));
-            } else if self.memory_bytes > self.rules.memory_bytes {
-                // The last ones first: they are needed last.
-                self.memory_bytes -= segment.memory_bytes();
-                segment.body = Body::Disk;
-            }
+        self.pin();
+        for log in &mut self.levels {
+            log.stored(&mut self.shared);
         }
-        self.merge_disk(start.saturating_sub(1));
-        self.drop_dead();
+        self.recount_averages();
+        self.expire(now_ms);
         self.dispatch(effects);
     }
 
-    /// Makes one segment of neighbours of which nothing is in memory, so that a long queue costs nothing.
-    fn merge_disk(&mut self, start: usize) {
-        let on_disk =
-            |segment: &Segment| matches!(segment.body, Body::Disk) && segment.stored == Stored::Yes && segment.live > 0;
-        // A segment is read from its start: what is to be delivered next must not vanish behind what was delivered.
-        let first_ready = self.ready.first().map_or(self.next, |range| range.start);
-        let mut at = start;
-        while at + 1 < self.log.len() {
-            let (segment, next) = (&self.log[at], &self.log[at + 1]);
-            let alike = on_disk(segment)
-                && on_disk(next)
-                && segment.persistent == next.persistent
-                && segment.end() == next.first
-                && (next.end() <= first_ready || first_ready <= segment.first);
-            if alike {
-                let (count, live) = (next.count, next.live);
-                self.log.remove(at + 1);
-                self.log[at].count += count;
-                self.log[at].live += live;
-            } else {
-                at += 1;
-            }
-        }
+    /// Whether anything of it may be on disk.
+    pub fn has_rows(&self) -> bool {
+        self.shared.memory_bytes > 0 || self.levels.iter().any(Log::used)
     }
 
-    /// Delivered messages that are on disk leave memory when it is short, whoever hoards them.
-    fn evict_delivered(&mut self) {
-        let first_ready = self.ready.first().map_or(self.next, |range| range.start);
-        for segment in &mut self.log {
-            if self.memory_bytes <= self.rules.memory_bytes || segment.end() > first_ready {
-                break;
-            }
-            if segment.stored == Stored::Yes && matches!(segment.body, Body::Memory(_)) {
-                self.memory_bytes -= segment.memory_bytes();
-                segment.body = Body::Disk;
-            }
+    /// The marks of a queue at rest: after them a restart knows exactly what was delivered.
+    pub fn final_marks(&self) -> Vec<(u8, Mark)> {
+        if !self.rules.durable {
+            return Vec::new();
         }
-        self.merge_disk(0);
+        self.levels.iter().filter_map(|log| Some((log.level(), log.final_mark()?))).collect()
     }
+}
 
-    /// Nothing below this position is on disk, or needs to be.
-    pub fn first_kept(&self) -> u64 {
-        self.log.front().map_or(self.next, |segment| segment.first)
+/// A part of a run as one of its own.
+fn slice(run: &Arc<Run>, range: Range<usize>) -> Arc<Run> {
+    if range.len() == run.count() as usize {
+        return Arc::clone(run);
     }
+    let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+    Arc::new(run.slice(index(range.start)..index(range.end)))
+}
 
-    /// The mark of a queue at rest: after it a restart knows exactly what was delivered.
-    pub fn final_mark(&mut self) -> Option<Mark> {
-        if !self.rules.durable || self.stored_next == 0 {
-            return None;
-        }
-        Some(Mark {
-            low_water: self.low_water.min(self.stored_next),
-            delivered_below: self.delivered_below,
-            next: self.stored_next,
-        })
+/// The messages of a run from `start` on, packed by level.
+fn sorted(run: &Arc<Run>, levels: &[u8], start: usize) -> Vec<(u8, Arc<Run>)> {
+    let Some(&first) = levels.get(start) else { return Vec::new() };
+    if levels[start..].iter().all(|level| *level == first) {
+        return vec![(first, slice(run, start..levels.len()))];
     }
+    let traits = Traits { persistent: run.persistent(), expires: run.expires(), prioritised: true };
+    let mut packers: BTreeMap<u8, Packer> = BTreeMap::new();
+    for (index, level) in (0..).zip(levels).skip(start) {
+        packers.entry(*level).or_default().push(&run.message(index), traits);
+    }
+    packers.into_iter().map(|(level, mut packer)| (level, Arc::new(packer.finish()))).collect()
 }
 
 /// The queue, or the wish, is exclusive to one consumer.
