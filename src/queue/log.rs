@@ -856,11 +856,14 @@ impl Log {
         }
         let low_water = self.low_water.min(self.stored_next);
         let mut delivered_below = self.delivered_below.max(self.delivered_below_stored);
-        let backlog = self.stored_next.saturating_sub(self.delivered_below);
+        // What goes out next is the first ready message. It may stand far behind the last delivered one: those between
+        // were purged, or died.
+        let start = self.ready.first().map_or(self.delivered_below, |first| first.start.max(self.delivered_below));
+        let backlog = self.stored_next.saturating_sub(start);
         let ahead = (backlog / 4).clamp(RESERVE_MESSAGES.start, RESERVE_MESSAGES.end);
-        let near = self.delivered_below + ahead / 2 >= self.delivered_below_stored;
+        let near = start + ahead / 2 >= self.delivered_below_stored;
         if backlog > 0 && consumed && near || self.reserve_wanted {
-            delivered_below = delivered_below.max(self.delivered_below + ahead);
+            delivered_below = delivered_below.max(start + ahead);
         }
         self.reserve_wanted = false;
         let mark = Mark { low_water, delivered_below, next: self.stored_next };

@@ -429,6 +429,26 @@ fn purged_messages_stay_away() {
 }
 
 #[test]
+fn behind_many_messages_that_were_never_delivered_the_next_ones_still_are() {
+    let broker = Broker::start();
+    declare(&broker, &[Declare::durable("q")]);
+    let texts: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
+    publish_confirmed(&broker, "q", &texts.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut peer = Peer::open(&broker);
+    peer.method(
+        1,
+        AMQPClass::Queue(amq_protocol::protocol::queue::AMQPMethod::Purge(amq_protocol::protocol::queue::Purge {
+            queue: "q".into(),
+            nowait: false,
+        })),
+    );
+    peer.next();
+    publish_confirmed(&broker, "q", &["a", "b"]);
+    // What is on disk must be marked there before it goes out, however far it is from the last delivery.
+    assert_eq!(bodies(&drain(&mut peer, "q")), ["a", "b"]);
+}
+
+#[test]
 fn a_transaction_is_there_whole_or_not_at_all() {
     let mut random = Random::new();
     let mut broker = Broker::start();
