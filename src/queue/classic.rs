@@ -324,7 +324,9 @@ impl Queue {
     /// Has the timer wake it for the first time.
     fn arm(&self) {
         let mut inner = self.inner.lock();
-        inner.alarm_ms = inner.state.next_time_ms();
+        let now_ms = self.around.clock.now_ms();
+        // Its dead letters can go on only when the other queues are there too.
+        inner.alarm_ms = if inner.state.has_dead() { Some(now_ms) } else { inner.state.next_time_ms() };
         if let Some(at_ms) = inner.alarm_ms {
             drop(inner);
             self.around.timer.wake_at(at_ms, self.this.clone());

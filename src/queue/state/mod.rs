@@ -257,6 +257,11 @@ impl<T> State<T> {
         }
         state.count_ready_bytes();
         state.set_alarms();
+        if state.drops_head() {
+            // What was out counts again.
+            state.expire(now_ms);
+            state.drop_head();
+        }
         state
     }
 
@@ -483,10 +488,14 @@ impl<T> State<T> {
         }
     }
 
+    /// Whether the oldest ready messages make room for new ones.
+    fn drops_head(&self) -> bool {
+        self.rules.overflow == Overflow::DropHead && self.rules.max_length.or(self.rules.max_length_bytes).is_some()
+    }
+
     /// Drops the oldest ready messages while there are too many.
     fn drop_head(&mut self) {
-        if self.rules.overflow != Overflow::DropHead || self.rules.max_length.or(self.rules.max_length_bytes).is_none()
-        {
+        if !self.drops_head() {
             return;
         }
         if let Some(max) = self.rules.max_length {

@@ -165,6 +165,11 @@ fn outs(delivery: &Delivery) -> impl Iterator<Item = Out> {
 /// Long ago, but not at once.
 const START_MS: u64 = 1000;
 
+/// Rules under which nothing is dropped.
+fn without_limits(rules: Rules) -> Rules {
+    Rules { max_length: None, max_length_bytes: None, ..rules }
+}
+
 impl Harness {
     fn new(rules: Rules) -> Self {
         Self {
@@ -572,6 +577,8 @@ impl Harness {
         self.state = self.disk.recover(self.model.rules, self.model.now_ms);
         self.model.refusing = false;
         let mut found = self.look();
+        // As it was found, before anything that is too much is dropped.
+        let tallies = self.disk.recover(without_limits(self.model.rules), 0).tallies;
         let model = &mut self.model;
         model.messages.retain(|position, known| {
             let back = found.remove(position);
@@ -587,7 +594,7 @@ impl Harness {
             let dying = matches!(known.fate, Fate::Dying(_));
             known.perhaps_out |= dying || !graceful;
             assert!(!out.redelivered || flagged || known.perhaps_out, "message {} was never out", known.number);
-            let tally = self.state.tallies.at(*position, position + 1).0;
+            let tally = tallies.at(*position, position + 1).0;
             let at_least =
                 |tally: Tally, least: Tally| tally.acquired >= least.acquired && tally.failed >= least.failed;
             assert!(settled || at_least(tally, known.synced), "message {} lost count", known.number);
@@ -613,8 +620,7 @@ impl Harness {
 
     /// What a queue that comes back from the disk has, without changing anything: by position.
     fn look(&self) -> BTreeMap<u64, Out> {
-        let rules = Rules { max_length: None, max_length_bytes: None, ..self.model.rules };
-        let (mut state, mut disk) = (self.disk.recover(rules, 0), self.disk.clone());
+        let (mut state, mut disk) = (self.disk.recover(without_limits(self.model.rules), 0), self.disk.clone());
         let mut found = BTreeMap::new();
         let mut last = None;
         let mut effects: Effects<u64> = Effects::default();
