@@ -1,11 +1,10 @@
 //! What is confirmed stays, what was deleted or acknowledged stays away: over kill -9 and over a clean stop.
 
 use super::support::peer::{Content, PERSISTENT, PLAIN, write_publish};
-use super::support::{Broker, Declare, Peer, Random, eventually, scale};
+use super::support::{Broker, Declare, Load, Peer, Random, eventually, scale};
 use amq_protocol::protocol::{AMQPClass, exchange, tx};
 use amq_protocol::types::FieldTable;
 use leveret::server::exit;
-use std::io::Write;
 use std::time::Duration;
 
 /// Everything in a queue, by basic.get with automatic acknowledgement.
@@ -40,43 +39,6 @@ fn declare(broker: &Broker, queues: &[Declare<'_>]) {
     peer.close();
 }
 
-/// Kills the broker at a random moment under load; says which numbers were sent and which confirmed at least.
-fn killed_under_load(broker: &mut Broker, random: &mut Random, first: u64, messages: u64, bulk: u64) -> (u64, u64) {
-    let mut reader = Peer::open(broker);
-    reader.confirm_select(1);
-    let mut writer = reader.second_hold();
-    let sender = std::thread::spawn(move || {
-        let mut sent = 0;
-        while sent < messages {
-            let mut out = Vec::new();
-            let end = (sent + bulk).min(messages);
-            for number in sent..end {
-                let body = (first + number).to_be_bytes();
-                write_publish(&mut out, 1, "", "load", PERSISTENT, &body, 131_072);
-            }
-            sent = end;
-            if writer.write_all(&out).is_err() {
-                break;
-            }
-        }
-        sent
-    });
-    // Killed when so many are confirmed: a moment of the broker's own, not of this machine's clock.
-    let moment = random.below(messages * 3 / 4);
-    let mut next = 1;
-    while next <= moment {
-        next = reader.confirmed(next).expect("the broker lives");
-    }
-    broker.kill();
-    // What it still had said counts as said.
-    while next <= messages
-        && let Some(further) = reader.confirmed(next)
-    {
-        next = further;
-    }
-    (sender.join().unwrap(), next - 1)
-}
-
 #[test]
 fn confirmed_messages_survive_kill_9_in_their_order() {
     let cycles = scale("LEVERET_KILL_CYCLES", 6);
@@ -90,7 +52,10 @@ fn confirmed_messages_survive_kill_9_in_their_order() {
     for cycle in 0..cycles {
         let first = cycle << 32;
         let bulk = [1, 7, 100, messages][random.below(4) as usize];
-        let (sent, confirmed) = killed_under_load(&mut broker, &mut random, first, messages, bulk);
+        let moment = random.below(messages * 3 / 4);
+        let properties = |_| PERSISTENT.to_vec();
+        let load = Load { queue: "load", first, messages, bulk, spread: Duration::ZERO, properties };
+        let (sent, confirmed) = load.killed(&mut broker, moment, Duration::ZERO);
         ledger.push((first, sent, confirmed));
         confirmed_in_all += confirmed;
         broker.restart();

@@ -6,6 +6,7 @@
 
 mod clients;
 mod copies;
+mod dead_letters;
 mod durability;
 mod exchanges;
 mod framing;

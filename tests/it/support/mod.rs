@@ -1,9 +1,11 @@
 //! What the tests stand on: a broker process, and a peer that speaks frames.
 
 mod broker;
+mod load;
 pub mod peer;
 
 pub use broker::Broker;
+pub use load::Load;
 pub use peer::{Declare, Peer};
 
 use std::time::{Duration, Instant};

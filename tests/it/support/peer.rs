@@ -2,7 +2,7 @@
 
 use super::{Broker, PATIENCE};
 use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, exchange, parse_class, queue, tx};
-use amq_protocol::types::FieldTable;
+use amq_protocol::types::{AMQPValue, FieldTable};
 use leveret::amqp::properties::ContentHeader;
 use leveret::amqp::{PROTOCOL_HEADER, frame, method};
 use std::io::{ErrorKind, Read, Write};
@@ -87,12 +87,35 @@ impl Peer {
     pub fn connect_with(broker: &Broker, frame_max: u32, channel_max: u16) -> Self {
         let mut peer = Self::silent(broker);
         peer.log_in();
-        let channel_max = if channel_max == 0 { 2047 } else { channel_max };
-        peer.connection(connection::AMQPMethod::TuneOk(connection::TuneOk { channel_max, frame_max, heartbeat: 0 }));
-        peer.frame_max = frame_max;
-        peer.open_vhost("/");
-        peer.expect_open_ok();
+        peer.enter(frame_max, channel_max);
         peer
+    }
+
+    /// A connection with channel 1 open, of a client with these capabilities.
+    pub fn open_capable(broker: &Broker, capabilities: &[&str]) -> Self {
+        let mut can = FieldTable::default();
+        for name in capabilities {
+            can.insert((*name).into(), AMQPValue::Boolean(true));
+        }
+        let mut client_properties = FieldTable::default();
+        client_properties.insert("capabilities".into(), AMQPValue::FieldTable(can));
+        let mut peer = Self::silent(broker);
+        peer.octets(PROTOCOL_HEADER);
+        peer.expect_start();
+        peer.start_ok("PLAIN", b"\0guest\0guest", client_properties);
+        peer.expect_tune();
+        peer.enter(FRAME_MAX, 0);
+        peer.open_channel(1);
+        peer
+    }
+
+    /// From connection.tune on.
+    fn enter(&mut self, frame_max: u32, channel_max: u16) {
+        let channel_max = if channel_max == 0 { 2047 } else { channel_max };
+        self.connection(connection::AMQPMethod::TuneOk(connection::TuneOk { channel_max, frame_max, heartbeat: 0 }));
+        self.frame_max = frame_max;
+        self.open_vhost("/");
+        self.expect_open_ok();
     }
 
     /// A connection with channel 1 open.
@@ -107,6 +130,10 @@ impl Peer {
         self.octets(PROTOCOL_HEADER);
         self.expect_start();
         self.start_ok("PLAIN", b"\0guest\0guest", FieldTable::default());
+        self.expect_tune()
+    }
+
+    pub fn expect_tune(&mut self) -> connection::Tune {
         match self.next() {
             Incoming::Method(0, AMQPClass::Connection(connection::AMQPMethod::Tune(tune))) => tune,
             other => panic!("expected connection.tune, not {other:?}"),
@@ -204,7 +231,12 @@ impl Peer {
 
     /// The messages and consumers of a queue.
     pub fn declare(&mut self, channel: u16, queue: Declare<'_>) -> (u32, u32) {
-        self.method(channel, declare_queue(queue, FieldTable::default()));
+        self.declare_with(channel, queue, FieldTable::default())
+    }
+
+    /// The same with arguments.
+    pub fn declare_with(&mut self, channel: u16, queue: Declare<'_>, arguments: FieldTable) -> (u32, u32) {
+        self.method(channel, declare_queue(queue, arguments));
         match self.next() {
             Incoming::Method(number, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) if number == channel => {
                 (ok.message_count, ok.consumer_count)
@@ -311,6 +343,10 @@ impl Peer {
 
     pub fn nack(&mut self, channel: u16, delivery_tag: u64, multiple: bool, requeue: bool) {
         self.basic(channel, basic::AMQPMethod::Nack(basic::Nack { delivery_tag, multiple, requeue }));
+    }
+
+    pub fn reject(&mut self, channel: u16, delivery_tag: u64, requeue: bool) {
+        self.basic(channel, basic::AMQPMethod::Reject(basic::Reject { delivery_tag, requeue }));
     }
 
     /// basic.get: the message, or `None` if the queue is empty.
