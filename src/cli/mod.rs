@@ -38,7 +38,7 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    Perf(perf::Perf),
+    Perf(Box<perf::Perf>),
 }
 
 /// Reads the process's arguments and does what they say. `serve` runs the broker until it's told to stop; the warnings

@@ -4,7 +4,7 @@ use super::Common;
 use super::client::{Client, Failure, Outcome, parse};
 use super::report::{self, Latency, Meter, Progress, round};
 use crate::amqp::frame::{self, Frame};
-use crate::amqp::properties::ContentHeader;
+use crate::amqp::properties::{ContentHeader, FIXED_BYTES};
 use crate::amqp::{Table, Value, method};
 use amq_protocol::protocol::{AMQPClass, basic, confirm, exchange, queue};
 use clap::Args;
@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use std::io::Write;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -66,6 +67,16 @@ pub struct Options {
     /// Publish persistent messages
     #[arg(long)]
     persistent: bool,
+    /// Give each message this time to live, in ms
+    #[arg(long)]
+    ttl: Option<u64>,
+    /// Add up to so many ms to --ttl, more or less for each message
+    #[arg(long, default_value_t = 0, requires = "ttl")]
+    ttl_spread: u64,
+    /// Give messages the priorities 0 to this less one, in turn; 0: none. Declare the queue for them with
+    /// --queue-args x-max-priority=…
+    #[arg(long, default_value_t = 0, conflicts_with = "verify")]
+    priorities: u8,
     /// Ask for confirms, and keep so many messages unconfirmed a publisher
     #[arg(long, default_value_t = 0)]
     confirms: u64,
@@ -92,6 +103,9 @@ struct Report {
     consumers: u32,
     size: usize,
     persistent: bool,
+    ttl_ms: Option<u64>,
+    ttl_spread_ms: u64,
+    priorities: u8,
     confirms: u64,
     ack_every: u64,
     prefetch: u16,
@@ -187,6 +201,9 @@ pub fn run(options: &Options) -> Outcome<()> {
             consumers: options.consumers,
             size: options.size,
             persistent: options.persistent,
+            ttl_ms: options.ttl,
+            ttl_spread_ms: options.ttl_spread,
+            priorities: options.priorities,
             confirms: options.confirms,
             ack_every: options.ack_every,
             prefetch: options.prefetch,
@@ -336,9 +353,13 @@ fn watch(
 
 // ── Publishing ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The frames of one message, again and again; the first octets of the body differ.
+/// The frames of one message, again and again; what differs is written into them.
 struct Template {
     frames: Vec<u8>,
+    /// Where the priority is, and how many there are.
+    priority: Option<(usize, u8)>,
+    /// Where the expiration's digits are, and what it may be.
+    expiration: Option<(Range<usize>, RangeInclusive<u64>)>,
     body_at: usize,
 }
 
@@ -346,28 +367,67 @@ impl Template {
     fn new(options: &Options, key: &str, frame_max: u32) -> Self {
         let mut frames = Vec::new();
         method::write_publish(&mut frames, 1, &options.exchange, key, options.mandatory);
-        let properties: &[u8] = if options.persistent { &[0x10, 0, 2] } else { &[0, 0] };
+        // Flags, and after them the properties in the order of their flags.
+        let mut properties = vec![0, 0];
+        let at = frames.len() + frame::PREFIX_BYTES + FIXED_BYTES;
+        if options.persistent {
+            properties[0] |= 0x10;
+            properties.push(2);
+        }
+        let priority = (options.priorities > 0).then(|| {
+            properties[0] |= 0x08;
+            properties.push(0);
+            (at + properties.len() - 1, options.priorities)
+        });
+        let expiration = options.ttl.map(|ttl| {
+            properties[0] |= 0x01;
+            // Zeros in front make all equally long.
+            let times = ttl..=ttl.saturating_add(options.ttl_spread);
+            method::short_string(&mut properties, &"0".repeat(times.end().to_string().len()));
+            (at + properties.len() - times.end().to_string().len()..at + properties.len(), times)
+        });
         frame::write(&mut frames, frame::HEADER, 1, |out| {
-            ContentHeader::write(out, options.size as u64, properties);
+            ContentHeader::write(out, options.size as u64, &properties);
         });
         let body_at = frames.len() + frame::PREFIX_BYTES;
         let body: Vec<u8> = (0..options.size).map(pattern).collect();
         frame::write_body(&mut frames, 1, &body, frame_max);
-        Self { frames, body_at }
+        Self { frames, priority, expiration, body_at }
     }
 
     /// Appends a message. A body of 8 octets or more begins with the time it was sent or 0, one of 16 goes on with the
     /// publisher and its sequence number.
     fn write(&self, out: &mut Vec<u8>, size: usize, sent: u64, publisher: u32, sequence: u64) {
-        let start = out.len() + self.body_at;
+        let start = out.len();
         out.extend_from_slice(&self.frames);
+        let frames = &mut out[start..];
+        if let Some((at, count)) = self.priority {
+            // Below a number of 8 bits.
+            frames[at] = u8::try_from(sequence % u64::from(count)).unwrap_or(0);
+        }
+        if let Some((at, times)) = &self.expiration {
+            let mut time = times.start() + scattered(sequence, times.end() - times.start());
+            for digit in frames[at.clone()].iter_mut().rev() {
+                *digit = b'0' + u8::try_from(time % 10).unwrap_or(0);
+                time /= 10;
+            }
+        }
+        let body = &mut frames[self.body_at..];
         if size >= 8 {
-            out[start..start + 8].copy_from_slice(&sent.to_be_bytes());
+            body[..8].copy_from_slice(&sent.to_be_bytes());
         }
         if size >= 16 {
             let number = u64::from(publisher) << 40 | sequence;
-            out[start + 8..start + 16].copy_from_slice(&number.to_be_bytes());
+            body[8..16].copy_from_slice(&number.to_be_bytes());
         }
+    }
+}
+
+/// A number up to `max`; neighbours get numbers far from each other.
+fn scattered(sequence: u64, max: u64) -> u64 {
+    match max.checked_add(1) {
+        Some(count) => sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15) % count,
+        None => sequence,
     }
 }
 
@@ -679,6 +739,7 @@ fn delivery_tag(payload: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amqp::properties::Properties;
 
     #[test]
     fn arguments_have_the_type_they_look_like() {
@@ -688,6 +749,58 @@ mod tests {
         assert_eq!(table.inner().get("x-single-active-consumer"), Some(&Value::Boolean(true)));
         assert_eq!(table.inner().get("a"), Some(&Value::LongString("b".into())));
         assert!(arguments(&["nothing".into()]).is_err());
+    }
+
+    /// What `leveret perf throughput` with these flags publishes first: expiration, priority, and the body's number.
+    fn published(flags: &[&str], count: u64) -> Vec<(Option<u64>, Option<u8>, u64)> {
+        let command = Options::augment_args(clap::Command::new("throughput"));
+        let matches = command.try_get_matches_from([&["throughput"], flags].concat()).unwrap();
+        let options = <Options as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
+        let template = Template::new(&options, "q", 131_072);
+        let mut out = Vec::new();
+        (0..count).for_each(|sequence| template.write(&mut out, options.size, 0, 3, sequence));
+        let mut rest = &out[..];
+        let mut found = Vec::new();
+        let mut kept = (None, None);
+        while let Some((frame, length)) = frame::split(rest, 0).unwrap() {
+            rest = &rest[length..];
+            if frame.kind == frame::HEADER {
+                let header = ContentHeader::parse(frame.payload).unwrap();
+                assert_eq!(header.body_bytes, options.size as u64);
+                let properties = Properties::parse(header.properties).unwrap();
+                assert_eq!(properties.persistent(), options.persistent);
+                let expiration = properties.expiration.map(|text| str::from_utf8(text).unwrap().parse().unwrap());
+                kept = (expiration, properties.priority);
+            } else if frame.kind == frame::BODY {
+                let number = u64::from_be_bytes(*frame.payload[8..].first_chunk().unwrap());
+                assert_eq!(number >> 40, 3);
+                found.push((kept.0, kept.1, number & ((1 << 40) - 1)));
+            }
+        }
+        assert!(rest.is_empty());
+        found
+    }
+
+    #[test]
+    fn messages_have_the_properties_that_the_flags_say() {
+        let numbered = |count| (0..count).map(|number| (None, None, number)).collect::<Vec<_>>();
+        assert_eq!(published(&[], 3), numbered(3));
+        assert_eq!(published(&["--persistent"], 3), numbered(3));
+        assert_eq!(published(&["--ttl", "5000"], 1), [(Some(5000), None, 0)]);
+        let priorities: Vec<_> = published(&["--priorities", "3", "--persistent"], 5);
+        assert_eq!(priorities.iter().map(|found| found.1.unwrap()).collect::<Vec<_>>(), [0, 1, 2, 0, 1]);
+        let both = published(&["--ttl", "7", "--priorities", "2"], 2);
+        assert_eq!(both, [(Some(7), Some(0), 0), (Some(7), Some(1), 1)]);
+    }
+
+    #[test]
+    fn spread_times_to_live_stay_within_their_bounds_and_differ() {
+        let times = published(&["--ttl", "95", "--ttl-spread", "10000"], 1000);
+        let times: Vec<u64> = times.iter().map(|found| found.0.unwrap()).collect();
+        assert!(times.iter().all(|time| (95..=10_095).contains(time)), "{times:?}");
+        let different: std::collections::HashSet<_> = times.iter().collect();
+        assert!(different.len() > 900, "{} of 1000", different.len());
+        assert!(!times.is_sorted());
     }
 
     #[test]
