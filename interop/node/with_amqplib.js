@@ -48,6 +48,22 @@ function closed(channel) {
   return new Promise((resolve) => channel.once('error', resolve));
 }
 
+/** The next message, once it is there. */
+async function got(channel, queue) {
+  for (;;) {
+    const message = await channel.get(queue, { noAck: true });
+    if (message) return message;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** The bodies of all messages in a queue. */
+async function drained(channel, queue) {
+  const found = [];
+  for (let message; (message = await channel.get(queue, { noAck: true }));) found.push(message.content.toString());
+  return found;
+}
+
 async function main() {
   await broker.start();
 
@@ -222,6 +238,116 @@ async function main() {
     await channel.consume(queue, told);
     await channel.deleteQueue(queue);
     assert.equal(await cancelled, null);
+  });
+
+  await check('what expires or is rejected goes on as a dead letter that tells so', async (connection) => {
+    const channel = await channelOf(connection);
+    await channel.assertExchange('js-dead', 'fanout', { durable: false, autoDelete: true });
+    const dead = (await channel.assertQueue('', { exclusive: true })).queue;
+    await channel.bindQueue(dead, 'js-dead', '');
+    const { queue } = await channel.assertQueue('', { exclusive: true, deadLetterExchange: 'js-dead', deadLetterRoutingKey: 'other' });
+    const expected = async (reason, more) => {
+      const { fields, properties, content } = await got(channel, dead);
+      assert.deepEqual([fields.exchange, fields.routingKey, content.toString()], ['js-dead', 'other', 'm']);
+      const [{ time, ...death }] = properties.headers['x-death'];
+      assert.equal(time['!'], 'timestamp');
+      assert.deepEqual(death, { count: 1, reason, queue, exchange: '', 'routing-keys': [queue], ...more });
+      assert.equal(properties.headers['x-first-death-reason'], reason);
+      assert.equal(properties.expiration, undefined);
+    };
+    channel.sendToQueue(queue, Buffer.from('m'), { expiration: 20 });
+    await expected('expired', { 'original-expiration': '20' });
+    channel.sendToQueue(queue, Buffer.from('m'));
+    channel.reject(await channel.get(queue), false);
+    await expected('rejected', {});
+  });
+
+  await check('higher priorities go first', async (connection) => {
+    const channel = await channelOf(connection);
+    const { queue } = await channel.assertQueue('', { exclusive: true, maxPriority: 5 });
+    for (const [priority, body] of [[undefined, 'a'], [1, 'b'], [5, 'c'], [9, 'd'], [1, 'e']]) {
+      channel.sendToQueue(queue, Buffer.from(body), { priority });
+    }
+    assert.deepEqual(await drained(channel, queue), ['c', 'd', 'b', 'e', 'a']);
+  });
+
+  await check('a full queue nacks, or drops its head', async (connection) => {
+    const channel = await channelOf(connection, 'createConfirmChannel');
+    const refusing = await channel.assertQueue('', { exclusive: true, maxLength: 2, arguments: { 'x-overflow': 'reject-publish' } });
+    const dropping = await channel.assertQueue('', { exclusive: true, maxLength: 2 });
+    const published = (queue, body) => new Promise((resolve) => {
+      channel.sendToQueue(queue, Buffer.from(body), {}, (error) => resolve(error === null));
+    });
+    const refused = await Promise.all(['a', 'b', 'c'].map((body) => published(refusing.queue, body)));
+    assert.deepEqual(refused, [true, true, false]);
+    assert.deepEqual(await drained(channel, refusing.queue), ['a', 'b']);
+    const dropped = await Promise.all(['a', 'b', 'c'].map((body) => published(dropping.queue, body)));
+    assert.deepEqual(dropped, [true, true, true]);
+    assert.deepEqual(await drained(channel, dropping.queue), ['b', 'c']);
+  });
+
+  await check('a quorum queue counts failed deliveries, and gives up after its limit', async (connection) => {
+    const channel = await channelOf(connection);
+    const dead = (await channel.assertQueue('', { exclusive: true })).queue;
+    await channel.assertQueue('js-quorum', {
+      durable: true, deadLetterExchange: '', deadLetterRoutingKey: dead,
+      arguments: { 'x-queue-type': 'quorum', 'x-delivery-limit': 2 },
+    });
+    channel.sendToQueue('js-quorum', Buffer.from('m'), PERSISTENT);
+    for (const failed of [0, 1, 2]) {
+      const message = await channel.get('js-quorum');
+      assert.equal(message.properties.headers['x-delivery-count'] ?? 0, failed);
+      assert.equal(message.fields.redelivered, failed > 0);
+      channel.reject(message, true);
+    }
+    const { properties } = await got(channel, dead);
+    assert.equal(properties.headers['x-death'][0].reason, 'delivery_limit');
+    await channel.deleteQueue('js-quorum');
+  });
+
+  await check('answers come straight to the channel that asked', async (connection) => {
+    const channel = await channelOf(connection);
+    const server = await channelOf(connection);
+    const { queue } = await channel.assertQueue('', { exclusive: true });
+    await server.consume(queue, ({ content, properties: { replyTo, correlationId } }) => {
+      server.sendToQueue(replyTo, Buffer.from(content.toString().toUpperCase()), { correlationId });
+    }, { noAck: true });
+    const answers = {};
+    let all;
+    const answered = new Promise((resolve) => { all = resolve; });
+    await channel.consume('amq.rabbitmq.reply-to', ({ content, properties: { correlationId } }) => {
+      answers[correlationId] = content.toString();
+      if (Object.keys(answers).length === 20) all();
+    }, { noAck: true });
+    const expected = {};
+    for (let number = 0; number < 20; number += 1) {
+      channel.sendToQueue(queue, Buffer.from(`call ${number}`), { replyTo: 'amq.rabbitmq.reply-to', correlationId: `${number}` });
+      expected[number] = `CALL ${number}`;
+    }
+    await answered;
+    assert.deepEqual(answers, expected);
+  });
+
+  await check('a consistent hash shares keys out, the same key always to the same queue', async (connection) => {
+    const channel = await channelOf(connection);
+    await channel.assertExchange('js-hashed', 'x-consistent-hash', { durable: false });
+    const queues = [];
+    for (const weight of ['1', '1', '2']) {
+      const { queue } = await channel.assertQueue('', { exclusive: true });
+      await channel.bindQueue(queue, 'js-hashed', weight);
+      queues.push(queue);
+    }
+    for (let number = 0; number < 1000; number += 1) {
+      channel.publish('js-hashed', `key ${number % 500}`, Buffer.from(`key ${number % 500}`));
+    }
+    const shares = [];
+    for (const queue of queues) shares.push(await drained(channel, queue));
+    assert.equal(shares.flat().length, 1000);
+    for (const share of shares) {
+      assert.equal(new Set(share).size * 2, share.length);
+      assert.equal(share.length > 100 && share.length <= shares[2].length, true, `${share.length}`);
+    }
+    await channel.deleteExchange('js-hashed');
   });
 
   await check('a wrong password is told as such', async () => {

@@ -5,9 +5,9 @@ import decimal
 
 import pika
 from pika.exceptions import (AMQPConnectionError, ChannelClosedByBroker, ChannelWrongStateError, ConnectionClosedByBroker,
-                             ProbableAuthenticationError, UnroutableError)
+                             NackError, ProbableAuthenticationError, UnroutableError)
 
-from broker import Broker, Checks
+from broker import Broker, Checks, eventually
 
 broker = Broker()
 checks = Checks("pika")
@@ -268,6 +268,141 @@ def _(channel):
     while not told:
         channel.connection.process_data_events(1)
     assert told == [tag]
+
+
+def got(channel, queue):
+    """The next message as method, properties and body, once it is there."""
+    def look():
+        found = channel.basic_get(queue, auto_ack=True)
+        return found if found[0] else None
+    return eventually(look)
+
+
+@check("what expires or is rejected goes on as a dead letter that tells so")
+def _(channel):
+    channel.exchange_declare("dead", "fanout")
+    dead = server_named(channel)
+    channel.queue_bind(dead, "dead")
+    channel.queue_declare("lives-short", durable=True,
+                          arguments={"x-message-ttl": 50, "x-dead-letter-exchange": "dead"})
+    channel.queue_declare("rejects", durable=True,
+                          arguments={"x-dead-letter-exchange": "dead", "x-dead-letter-routing-key": "other"})
+
+    def expect(reason, queue, key, original=None):
+        method, properties, body = got(channel, dead)
+        assert (method.exchange, method.routing_key, body) == ("dead", key, b"m"), method
+        death, = properties.headers["x-death"]
+        assert isinstance(death.pop("time"), datetime.datetime)
+        expected = {"count": 1, "reason": reason, "queue": queue, "exchange": "", "routing-keys": [queue]}
+        if original:
+            expected["original-expiration"] = original
+        assert death == expected, death
+        for which in ["first", "last"]:
+            found = [properties.headers[f"x-{which}-death-{what}"] for what in ["queue", "reason", "exchange"]]
+            assert found == [queue, reason, ""], found
+        assert properties.expiration is None
+
+    channel.basic_publish("", "lives-short", b"m", PERSISTENT)
+    expect("expired", "lives-short", "lives-short")
+    channel.basic_publish("", "rejects", b"m", pika.BasicProperties(expiration="20"))
+    expect("expired", "rejects", "other", original="20")
+    channel.basic_publish("", "rejects", b"m")
+    channel.basic_reject(channel.basic_get("rejects")[0].delivery_tag, requeue=False)
+    expect("rejected", "rejects", "other")
+    for name in ["lives-short", "rejects"]:
+        channel.queue_delete(name)
+    channel.exchange_delete("dead")
+
+
+@check("higher priorities go first")
+def _(channel):
+    queue = channel.queue_declare("", exclusive=True, arguments={"x-max-priority": 5}).method.queue
+    for priority, body in [(None, b"a"), (1, b"b"), (5, b"c"), (9, b"d"), (1, b"e")]:
+        channel.basic_publish("", queue, body, pika.BasicProperties(priority=priority))
+    assert [take(channel, queue) for _ in range(6)] == [b"c", b"d", b"b", b"e", b"a", None]
+
+
+@check("a full queue nacks, or drops its head")
+def _(channel):
+    channel.confirm_delivery()
+    refusing = channel.queue_declare("", exclusive=True, arguments={"x-max-length": 2, "x-overflow": "reject-publish"})
+    dropping = channel.queue_declare("", exclusive=True, arguments={"x-max-length": 2})
+    refusing, dropping = refusing.method.queue, dropping.method.queue
+    for body in [b"a", b"b"]:
+        channel.basic_publish("", refusing, body)
+    try:
+        channel.basic_publish("", refusing, b"c")
+        raise AssertionError("not nacked")
+    except NackError:
+        pass
+    assert take(channel, refusing) == b"a"
+    channel.basic_publish("", refusing, b"d")
+    assert [take(channel, refusing) for _ in range(3)] == [b"b", b"d", None]
+    for body in [b"a", b"b", b"c"]:
+        channel.basic_publish("", dropping, body)
+    assert [take(channel, dropping) for _ in range(3)] == [b"b", b"c", None]
+
+
+@check("a quorum queue counts failed deliveries, and gives up after its limit")
+def _(channel):
+    dead = server_named(channel)
+    channel.queue_declare("quorum", durable=True, arguments={
+        "x-queue-type": "quorum", "x-delivery-limit": 2, "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": dead})
+    channel.basic_publish("", "quorum", b"m", PERSISTENT)
+    for failed in range(3):
+        method, properties, body = channel.basic_get("quorum")
+        count = (properties.headers or {}).get("x-delivery-count", 0)
+        assert (count, method.redelivered, body) == (failed, failed > 0, b"m"), (count, method)
+        channel.basic_reject(method.delivery_tag, requeue=True)
+    method, properties, _ = got(channel, dead)
+    assert properties.headers["x-death"][0]["reason"] == "delivery_limit", properties.headers
+    assert take(channel, "quorum") is None
+    channel.queue_delete("quorum")
+
+
+@check("answers come straight to the channel that asked")
+def _(channel):
+    requests = server_named(channel)
+    server = channel.connection.channel()
+
+    def answer(_, method, properties, body):
+        assert properties.reply_to.startswith("amq.rabbitmq.reply-to."), properties.reply_to
+        server.basic_publish("", properties.reply_to, body.upper(),
+                             pika.BasicProperties(correlation_id=properties.correlation_id))
+        server.basic_ack(method.delivery_tag)
+
+    server.basic_consume(requests, answer)
+    answers = {}
+    channel.basic_consume("amq.rabbitmq.reply-to",
+                          lambda _, __, properties, body: answers.update({properties.correlation_id: body}), auto_ack=True)
+    for number in range(20):
+        channel.basic_publish("", requests, f"call {number}".encode(), pika.BasicProperties(
+            reply_to="amq.rabbitmq.reply-to", correlation_id=str(number)))
+    while len(answers) < 20:
+        channel.connection.process_data_events(1)
+    assert answers == {str(number): f"CALL {number}".encode() for number in range(20)}, answers
+
+
+@check("a consistent hash shares keys out, the same key always to the same queue")
+def _(channel):
+    channel.exchange_declare("hashed", "x-consistent-hash")
+    queues = [server_named(channel) for _ in range(3)]
+    for queue, weight in zip(queues, ["1", "1", "2"]):
+        channel.queue_bind(queue, "hashed", weight)
+    for _ in range(2):
+        for number in range(500):
+            channel.basic_publish("hashed", f"key {number}", f"key {number}".encode())
+    shares = []
+    for queue in queues:
+        share = []
+        while (body := take(channel, queue)) is not None:
+            share.append(body)
+        shares.append(share)
+    assert sum(map(len, shares)) == 1000
+    assert all(sorted(share) == sorted(2 * list(set(share))) for share in shares)
+    assert all(len(share) > 100 for share in shares) and len(shares[2]) > max(len(shares[0]), len(shares[1]))
+    channel.exchange_delete("hashed")
 
 
 def wrong_password():
