@@ -125,24 +125,34 @@ fn flags(raw: &[u8]) -> u16 {
 }
 
 impl<'a> Properties<'a> {
+    const NONE: Self = Self {
+        headers: None,
+        delivery_mode: None,
+        priority: None,
+        correlation_id: None,
+        reply_to: None,
+        expiration: None,
+        message_id: None,
+        timestamp: None,
+        user_id: None,
+        headers_at: 2,
+        reply_to_at: 0,
+        expiration_at: 0,
+    };
+
     /// Reads the raw properties (flags first). An error is a syntax error of the publisher's.
     pub fn parse(raw: &'a [u8]) -> Result<Self, Malformed> {
-        let mut found = Self {
-            headers: None,
-            delivery_mode: None,
-            priority: None,
-            correlation_id: None,
-            reply_to: None,
-            expiration: None,
-            message_id: None,
-            timestamp: None,
-            user_id: None,
-            headers_at: 0,
-            reply_to_at: 0,
-            expiration_at: 0,
-        };
-        let (flags, mut rest) = raw.split_first_chunk::<2>().ok_or(Malformed::Truncated)?;
-        let flags = u16::from_be_bytes(*flags);
+        let (flags, rest) = raw.split_first_chunk::<2>().ok_or(Malformed::Truncated)?;
+        // Most messages have nothing but a delivery mode, and every message comes this way.
+        match (u16::from_be_bytes(*flags), rest) {
+            (0, []) => Ok(Self::NONE),
+            (DELIVERY_MODE, &[mode]) => Ok(Self { delivery_mode: Some(mode), ..Self::NONE }),
+            (flags, rest) => Self::parse_any(raw, flags, rest),
+        }
+    }
+
+    fn parse_any(raw: &'a [u8], flags: u16, mut rest: &'a [u8]) -> Result<Self, Malformed> {
+        let mut found = Self::NONE;
         if flags & 1 != 0 {
             // A second word of flags: no property of `basic` needs it.
             return Err(Malformed::Truncated);

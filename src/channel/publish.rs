@@ -427,8 +427,9 @@ impl Channel {
                 cx.vhost.check_exchange(exchange, true)?;
             }
         }
-        // Most messages have no properties but a delivery mode or a content type.
-        let properties = Properties::parse(message.properties).map_err(|_| Refused::Syntax)?;
+        // Borrowed, since they are many octets to copy for each message.
+        let parsed = Properties::parse(message.properties);
+        let properties = parsed.as_ref().map_err(|_| Refused::Syntax)?;
         let mut rewritten = None;
         if properties.reply_to == Some(reply_to::QUEUE.as_bytes()) {
             let reply = self.reply.as_ref();
@@ -458,7 +459,7 @@ impl Channel {
             let once = Fields::EMPTY.merged(headers);
             rewritten = Properties::parse(raw).ok().map(|properties| properties.with_headers(raw, &once));
         }
-        let traits = Traits::of(&properties);
+        let traits = Traits::of(properties);
         if let Some(route) = remembered
             && extra.is_empty()
         {
@@ -466,7 +467,7 @@ impl Channel {
         }
         let keys: SmallVec<[&str; 2]> = std::iter::once(routing_key).chain(extra.iter().copied()).collect();
         let kept = Message { marks, properties: rewritten.as_deref().unwrap_or(message.properties), ..*message };
-        let route = Arc::new(cx.vhost.route_message(&kept, traits, &keys, &properties, true)?);
+        let route = Arc::new(cx.vhost.route_message(&kept, traits, &keys, properties, true)?);
         if route.cacheable && extra.is_empty() {
             self.publisher.routes.put(message.address, &route);
         }
