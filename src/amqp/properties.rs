@@ -77,6 +77,63 @@ pub struct Properties<'a> {
     expiration_at: usize,
 }
 
+/// The value of a property, whichever it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Property<'a> {
+    Text(&'a [u8]),
+    Headers(Fields<'a>),
+    /// An octet, or the seconds of the timestamp.
+    Number(u64),
+}
+
+/// All properties by the names that the specification gives them, in its order.
+const NAMES: [(u16, &str); 14] = [
+    (CONTENT_TYPE, "content_type"),
+    (CONTENT_ENCODING, "content_encoding"),
+    (HEADERS, "headers"),
+    (DELIVERY_MODE, "delivery_mode"),
+    (PRIORITY, "priority"),
+    (CORRELATION_ID, "correlation_id"),
+    (REPLY_TO, "reply_to"),
+    (EXPIRATION, "expiration"),
+    (MESSAGE_ID, "message_id"),
+    (TIMESTAMP, "timestamp"),
+    (TYPE, "type"),
+    (USER_ID, "user_id"),
+    (APP_ID, "app_id"),
+    (CLUSTER_ID, "cluster_id"),
+];
+
+/// Every property that raw ones hold, with its name. For those who show a message, not for those who carry it.
+pub fn named(raw: &[u8]) -> Result<Vec<(&'static str, Property<'_>)>, Malformed> {
+    let mut rest = raw.get(2..).ok_or(Malformed::Truncated)?;
+    let present = NAMES.iter().filter(|(flag, _)| flags(raw) & flag != 0);
+    present
+        .map(|&(flag, name)| {
+            let value = match flag {
+                HEADERS => Property::Headers(Fields::check(long(&mut rest)?)?),
+                DELIVERY_MODE | PRIORITY => Property::Number(octet(&mut rest)?.into()),
+                TIMESTAMP => {
+                    let octets = bytes(&mut rest, 8)?.first_chunk().ok_or(Malformed::Truncated)?;
+                    Property::Number(u64::from_be_bytes(*octets))
+                }
+                _ => Property::Text(short(&mut rest)?),
+            };
+            Ok((name, value))
+        })
+        .collect()
+}
+
+/// Raw properties that are these headers and nothing else.
+pub fn only_headers(headers: &[u8]) -> Vec<u8> {
+    written(HEADERS, &[], headers, [&[], &[]])
+}
+
+/// Raw properties that are these headers, the delivery mode of a message that is to be kept, and a time.
+pub fn persistent_at(headers: &[u8], time_s: u64) -> Vec<u8> {
+    written(HEADERS | DELIVERY_MODE | TIMESTAMP, &[], headers, [&[2], &time_s.to_be_bytes()])
+}
+
 /// The raw properties of a message that has none.
 pub const NO_PROPERTIES: &[u8] = &[0, 0];
 
@@ -305,6 +362,12 @@ mod tests {
         let without = found.with_headers(&raw, b"");
         assert_eq!(Properties::parse(&without).unwrap().headers, Some(Fields::EMPTY));
         assert!(has_expiration(&raw) && has_priority(&raw));
+        let all = named(&raw).unwrap();
+        assert_eq!(all.len(), NAMES.len());
+        assert_eq!(all[0], ("content_type", Property::Text(b"t")));
+        assert_eq!(all[2], ("headers", Property::Headers(found.headers.unwrap())));
+        assert_eq!((all[3], all[9]), (("delivery_mode", Property::Number(2)), ("timestamp", Property::Number(5))));
+        assert_eq!(all[13], ("cluster_id", Property::Text(b"cl")));
         for cut in 0..raw.len() {
             assert!(Properties::parse(&raw[..cut]).is_err(), "cut at {cut}");
         }
@@ -338,6 +401,17 @@ mod tests {
         }
         let none = Properties::parse(NO_PROPERTIES).unwrap();
         assert_eq!(none.with_headers_for_good(NO_PROPERTIES, b""), [0x20, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn properties_are_made_of_headers_alone() {
+        assert_eq!(only_headers(b"\x01aV"), b"\x20\0\0\0\0\x03\x01aV");
+        let raw = persistent_at(b"\x01aV", 7);
+        let found = Properties::parse(&raw).unwrap();
+        assert!(found.persistent() && found.headers.is_some_and(|headers| headers.get(b"a").is_some()));
+        assert_eq!(named(&raw).unwrap()[2], ("timestamp", Property::Number(7)));
+        assert_eq!(named(NO_PROPERTIES).unwrap(), []);
+        assert_eq!(named(b"\x80"), Err(Malformed::Truncated));
     }
 
     #[test]

@@ -265,6 +265,16 @@ impl Writer {
         self
     }
 
+    pub fn boolean(&mut self, truth: bool) {
+        self.0.extend_from_slice(&[b't', truth.into()]);
+    }
+
+    /// 32 bits; RabbitMQ's `signedint`.
+    pub fn int(&mut self, n: i32) {
+        self.0.push(b'I');
+        self.0.extend_from_slice(&n.to_be_bytes());
+    }
+
     pub fn long(&mut self, n: i64) {
         self.0.push(b'l');
         self.0.extend_from_slice(&n.to_be_bytes());

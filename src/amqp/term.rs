@@ -4,6 +4,7 @@
 //! RabbitMQ also breaks long nested terms into indented lines; here a term stays on one line.
 
 use super::table::{Table, Value, as_i64, type_name};
+use amq_protocol::types::ShortString;
 use serde_json::Value as Json;
 use std::fmt::Write;
 
@@ -19,6 +20,15 @@ pub fn json_term(json: &Json) -> String {
     let mut out = String::new();
     write_json(&mut out, json);
     out
+}
+
+/// The terms of a table's fields, one each: `{<<"key">>,signedint,1}`.
+pub fn field_terms(table: &Table) -> impl Iterator<Item = String> {
+    table.into_iter().map(|field| {
+        let mut out = String::new();
+        write_field(&mut out, field);
+        out
+    })
 }
 
 /// The octets of a string of any kind, which RabbitMQ all holds as binaries.
@@ -107,13 +117,15 @@ fn characters(items: &[Json]) -> Option<String> {
 }
 
 fn write_table(out: &mut String, table: &Table) {
-    write_list(out, table, |out, (key, value)| {
-        out.push('{');
-        write_binary(out, key.as_str().as_bytes());
-        push(out, format_args!(",{},", type_name(value)));
-        write(out, value);
-        out.push('}');
-    });
+    write_list(out, table, write_field);
+}
+
+fn write_field(out: &mut String, (key, value): (&ShortString, &Value)) {
+    out.push('{');
+    write_binary(out, key.as_str().as_bytes());
+    push(out, format_args!(",{},", type_name(value)));
+    write(out, value);
+    out.push('}');
 }
 
 fn write_list<T>(out: &mut String, items: impl IntoIterator<Item = T>, item: impl Fn(&mut String, T)) {
@@ -230,6 +242,16 @@ mod tests {
         ] {
             assert_eq!(term(&value), expected);
         }
+    }
+
+    #[test]
+    fn fields_read_one_by_one() {
+        let mut table = Table::default();
+        table.insert("b".into(), Value::LongString("x".into()));
+        table.insert("a".into(), Value::Boolean(true));
+        let terms: Vec<_> = field_terms(&table).collect();
+        assert_eq!(terms, [r#"{<<"a">>,bool,true}"#, r#"{<<"b">>,longstr,<<"x">>}"#]);
+        assert_eq!(field_terms(&Table::default()).count(), 0);
     }
 
     #[test]
