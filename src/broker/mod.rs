@@ -9,6 +9,7 @@ use crate::queue::classic::Memory;
 use crate::queue::settings::QueueType;
 use crate::store::keys::Kind;
 use crate::store::{self, OpenError, Store};
+use crate::vhost::events::{Events, HOUSE};
 use crate::vhost::records::{self, BindingRecord, ExchangeRecord, ParameterRecord, PolicyRecord, QueueRecord};
 use crate::vhost::reply_to::Secret;
 use crate::vhost::{House, Vhost};
@@ -107,10 +108,13 @@ impl Broker {
         let next_queue = store.meta("next_queue").map_err(|error| unreadable(error.to_string()))?;
         let next_queue = next_queue.and_then(|octets| Some(u64::from_be_bytes(octets.try_into().ok()?))).unwrap_or(1);
         let memory = Arc::new(Memory::new(bytes(config.messages_memory), bytes(config.queue_memory)));
+        let clock = Clock::start();
         let house = Arc::new(House {
             store,
             memory,
-            clock: Clock::start(),
+            events: Events::new(&config.node_name, &config.default_vhost, clock),
+            trace_vhosts: config.trace_vhosts.clone(),
+            clock,
             timer: Arc::default(),
             expire_at_head: config.expire_at_head,
             reply_secret: Secret::new(),
@@ -122,7 +126,7 @@ impl Broker {
         let broker = Arc::new(Self {
             config: Arc::clone(&config),
             vhosts: RwLock::default(),
-            users: Users::recover(&house.store).map_err(unreadable)?,
+            users: Users::recover(&house).map_err(unreadable)?,
             house,
             connections: DashMap::new(),
             next_connection: AtomicU64::new(1),
@@ -130,8 +134,8 @@ impl Broker {
         broker.recover().map_err(unreadable)?;
         // Definitions say who there is, so that nobody is let in who was not named (RabbitMQ does the same).
         if broker.vhosts.read().is_empty() && config.definitions.is_empty() {
-            broker.add_vhost(&config.default_vhost, None);
-            broker.users.seed(&config, &broker.house.store);
+            broker.add_vhost(&config.default_vhost, None, HOUSE);
+            broker.users.seed(&config);
         }
         Ok(broker)
     }
@@ -189,11 +193,24 @@ impl Broker {
         self.vhosts.read().get(name).cloned()
     }
 
-    /// Adds a virtual host, unless it is there, and sets the type of queues that don't say theirs.
-    pub fn add_vhost(&self, name: &str, default_queue_type: Option<QueueType>) {
-        let vhost = self.vhost(name).unwrap_or_else(|| Vhost::new(name, &self.house));
+    /// Where to tell what happens.
+    pub fn events(&self) -> &Events {
+        &self.house.events
+    }
+
+    /// Milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        self.house.clock.now_ms()
+    }
+
+    /// Adds a virtual host, unless it is there, and sets the type of queues that don't say theirs. `user`: who does it.
+    pub fn add_vhost(&self, name: &str, default_queue_type: Option<QueueType>, user: &str) {
+        let known = self.vhost(name);
+        let is_new = known.is_none();
+        let vhost = known.unwrap_or_else(|| Vhost::new(name, &self.house));
         vhost.set_default_queue_type(default_queue_type);
-        self.vhosts.write().insert(Arc::clone(&vhost.name), vhost);
+        self.vhosts.write().insert(Arc::clone(&vhost.name), Arc::clone(&vhost));
+        vhost.tell_set(is_new, user);
         let key = store::keys::Definition::new(Kind::Vhost, &[name.as_bytes()]);
         let default_queue_type = default_queue_type.map(|kind| kind.name().to_owned());
         let record = VhostRecord { name: name.to_owned(), default_queue_type };

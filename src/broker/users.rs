@@ -2,8 +2,10 @@
 
 use crate::auth::{self, Algorithm, Login, Permission, User, UserLimits};
 use crate::config::Config;
+use crate::store::Change;
 use crate::store::keys::{Definition, Kind};
-use crate::store::{Change, Store};
+use crate::vhost::House;
+use crate::vhost::events::HOUSE;
 use crate::vhost::records::put;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
@@ -11,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Users {
+    /// For the store, and to tell of changes.
+    house: Arc<House>,
     users: RwLock<FxHashMap<String, Arc<User>>>,
     /// By user and virtual host.
     permissions: RwLock<FxHashMap<(String, String), Arc<Permission>>>,
@@ -37,9 +41,18 @@ struct PermissionRecord {
     read: String,
 }
 
+/// Why nobody is logged in: for the log and the events, the client is told nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Who it would have been, if the response says so.
+    pub user: Option<String>,
+    pub why: String,
+}
+
 impl Users {
-    pub fn recover(store: &Store) -> Result<Self, String> {
-        let users = Self::default();
+    pub fn recover(house: &Arc<House>) -> Result<Self, String> {
+        let store = &house.store;
+        let users = Self { house: Arc::clone(house), users: RwLock::default(), permissions: RwLock::default() };
         for record in super::read::<UserRecord>(store, Kind::User)? {
             let user = User {
                 name: record.name.clone(),
@@ -59,7 +72,7 @@ impl Users {
     }
 
     /// The first user of an empty broker.
-    pub fn seed(&self, config: &Config, store: &Store) {
+    pub fn seed(&self, config: &Config) {
         let algorithm = Algorithm::Sha256;
         let user = User {
             name: config.default_user.clone(),
@@ -69,19 +82,20 @@ impl Users {
             limits: UserLimits::default(),
         };
         let rights = &config.default_permissions;
-        let mut changes = vec![self.put_user(user)];
+        let mut changes = vec![self.put_user(user, HOUSE)];
         match Permission::new(&rights.configure, &rights.write, &rights.read) {
             Ok(permission) => {
                 let rights = [&*rights.configure, &*rights.write, &*rights.read];
-                changes.push(self.put_permission(&config.default_user, &config.default_vhost, permission, rights));
+                let (user, vhost) = (&config.default_user, &config.default_vhost);
+                changes.push(self.put_permission(user, vhost, permission, rights, HOUSE));
             }
             Err(error) => tracing::error!("the default user gets no permissions: {error}"),
         }
-        drop(store.change(changes));
+        drop(self.house.store.change(changes));
     }
 
-    /// Adds or replaces a user; the change is for the store.
-    pub fn put_user(&self, user: User) -> Change {
+    /// Adds or replaces a user; the change is for the store. `by`: who does it.
+    pub fn put_user(&self, user: User, by: &str) -> Change {
         let record = UserRecord {
             name: user.name.clone(),
             password_hash: user.password_hash.clone(),
@@ -90,39 +104,58 @@ impl Users {
             max_connections: user.limits.max_connections,
             max_channels: user.limits.max_channels,
         };
-        self.users.write().insert(user.name.clone(), Arc::new(user));
+        let replaced = self.users.write().insert(user.name.clone(), Arc::new(user));
+        let events = &self.house.events;
+        match replaced {
+            Some(_) => events.password_changed(&record.name, by),
+            None => events.user_created(&record.name, by),
+        }
+        if replaced.is_some() || !record.tags.is_empty() {
+            events.tags_set(&record.name, &record.tags, by);
+        }
         put(Definition::new(Kind::User, &[record.name.as_bytes()]), &record)
     }
 
-    /// Adds or replaces a permission, given compiled and as its patterns (configure, write, read).
-    pub fn put_permission(&self, user: &str, vhost: &str, permission: Permission, patterns: [&str; 3]) -> Change {
+    /// Adds or replaces a permission, given compiled and as its patterns (configure, write, read). `by`: who does it.
+    pub fn put_permission(
+        &self,
+        user: &str,
+        vhost: &str,
+        permission: Permission,
+        patterns: [&str; 3],
+        by: &str,
+    ) -> Change {
         self.permissions.write().insert((user.to_owned(), vhost.to_owned()), Arc::new(permission));
+        self.house.events.permission_created(user, vhost, patterns, by);
         let [configure, write, read] = patterns.map(str::to_owned);
         let record = PermissionRecord { user: user.to_owned(), vhost: vhost.to_owned(), configure, write, read };
         put(Definition::new(Kind::Permission, &[user.as_bytes(), vhost.as_bytes()]), &record)
     }
 
-    /// Who logs in, if the credentials are right and the user may come from there. Every refusal looks the same.
-    pub fn log_in(&self, login: &Login, peer: IpAddr, config: &Config) -> Option<Arc<User>> {
+    /// Who logs in, if the credentials are right and the user may come from there. Every refusal looks the same to the
+    /// client.
+    pub fn log_in(&self, login: &Login, peer: IpAddr, config: &Config) -> Result<Arc<User>, Refused> {
         let (name, password) = match login {
             Login::Password { user, password } => (user, password),
-            Login::Anonymous => {
-                let (user, password) = config.anonymous_login.as_ref()?;
-                (user, password)
-            }
+            Login::Anonymous => match &config.anonymous_login {
+                Some((user, password)) => (user, password),
+                None => return Err(Refused { user: None, why: "anonymous login is turned off".to_owned() }),
+            },
             // Needs a certificate, and so TLS.
-            Login::External => return None,
+            Login::External => return Err(Refused { user: None, why: "connection not over TLS".to_owned() }),
         };
+        let refused = |why: String| Err(Refused { user: Some(name.clone()), why });
         let user = self.users.read().get(name).cloned();
-        if !auth::verify(user.as_deref(), password.expose()) {
+        let right = auth::verify(user.as_deref(), password.expose());
+        let Some(user) = user.filter(|_| right) else {
             tracing::warn!("login of user '{name}' from {peer} refused: invalid credentials");
-            return None;
-        }
+            return refused(format!("user '{name}' - invalid credentials"));
+        };
         if config.loopback_users.contains(name) && !auth::is_loopback(peer) {
             tracing::warn!("login of user '{name}' from {peer} refused: it may only connect from this machine");
-            return None;
+            return refused(format!("user '{name}' can only connect via localhost"));
         }
-        user
+        Ok(user)
     }
 
     /// What a user may do in a virtual host; `None`: not even enter.

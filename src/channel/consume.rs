@@ -10,6 +10,7 @@ use crate::queue::consumer::{ChannelKey, ConsumerKey, Outlet, Terms};
 use crate::queue::settings::{ConsumerArguments, QueueType};
 use crate::refusal::{Reason, Refusal};
 use crate::vhost::declare::generated;
+use crate::vhost::events;
 use crate::vhost::reply_to;
 use amq_protocol::protocol::{AMQPClass, basic};
 use std::ops::Range;
@@ -133,6 +134,15 @@ impl Channel {
             _ => None,
         };
         let key = self.join(&queue, &tag, terms, timeout, consume.nowait, cx)?;
+        let consumer = events::Consumer {
+            tag: &tag,
+            queue: &queue,
+            no_ack: terms.no_ack,
+            exclusive: terms.exclusive,
+            prefetch: terms.prefetch,
+            arguments: &consume.arguments,
+        };
+        cx.vhost.events().consumer_created(&self.shown(cx), &consumer);
         self.consumers.insert(tag, Consumer { key, queue });
         Ok(())
     }
@@ -186,6 +196,10 @@ impl Channel {
             cx.vhost.close_reply_queue(&reply.queue, reply.key);
             cx.egress.remove_consumer(self.number, reply.key);
         } else if let Some(consumer) = self.consumers.remove(tag) {
+            if consumer.queue.alive() {
+                let user = Some(&*cx.actor.user);
+                cx.vhost.events().consumer_deleted(&self.shown(cx), tag, &consumer.queue, user);
+            }
             self::cancel(&consumer.queue, consumer.key, cx);
             cx.egress.remove_consumer(self.number, consumer.key);
         }

@@ -15,13 +15,16 @@ use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet};
 use crate::queue::ranges::Ranges;
 use crate::queue::state::{WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::queue::tallies::Tally;
+use crate::vhost::Vhost;
+use crate::vhost::events;
+use crate::vhost::trace::Party;
 use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -98,6 +101,16 @@ pub struct Egress {
     pub written_bytes: AtomicU64,
     /// The client wants to know when a consumer is cancelled.
     pub cancel_notify: AtomicBool,
+    opener: OnceLock<Opener>,
+}
+
+/// Whose connection it is, once it is open: for the firehose and for events.
+#[derive(Debug)]
+pub struct Opener {
+    pub vhost: Arc<Vhost>,
+    pub connection: u64,
+    pub connection_name: Arc<str>,
+    pub user: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -145,6 +158,21 @@ struct Written {
     consumer: ConsumerKey,
     messages: u32,
     bytes: usize,
+}
+
+/// Deliveries that have left for the socket, to be copied to the firehose.
+struct Traced {
+    channel: u16,
+    queue: Arc<Queue>,
+    delivery: Delivery,
+}
+
+/// A consumer that ended with its queue.
+struct Ended {
+    channel: u16,
+    epoch: u64,
+    tag: Arc<str>,
+    queue: Arc<Queue>,
 }
 
 /// Deliveries next to each other, not yet acknowledged.
@@ -219,7 +247,13 @@ impl Egress {
             this: this.clone(),
             written_bytes: AtomicU64::new(0),
             cancel_notify: AtomicBool::new(false),
+            opener: OnceLock::new(),
         })
+    }
+
+    /// The connection is open. Told once.
+    pub fn opened(&self, opener: Opener) {
+        let _ = self.opener.set(opener);
     }
 
     /// What the client agreed to.
@@ -457,6 +491,10 @@ impl Egress {
     fn cut(&self, out: &mut Vec<u8>) {
         let mut written = Vec::new();
         let mut confirming: Vec<u16> = Vec::new();
+        let mut traced = Vec::new();
+        let mut ended = Vec::new();
+        let opener = self.opener.get();
+        let is_traced = opener.is_some_and(|opener| opener.vhost.is_traced());
         let mut sent = self.sent.lock();
         let frame_max = sent.frame_max;
         while out.len() < WRITE_BYTES {
@@ -476,6 +514,10 @@ impl Egress {
                         continue;
                     }
                     let done = state.deliver(out, channel, &delivery, frame_max, &mut written);
+                    if is_traced && let Some(consumer) = state.consumers.get(&delivery.consumer) {
+                        let queue = Arc::clone(&consumer.queue);
+                        traced.push(Traced { channel, queue, delivery: Delivery { count: done, ..delivery.clone() } });
+                    }
                     if done < delivery.count {
                         delivery.index += done;
                         delivery.first += u64::from(done);
@@ -492,13 +534,17 @@ impl Egress {
                     if !no_ack {
                         state.unacked.push_back(unacked(state.last_tag, &queue, &delivery));
                     }
+                    if is_traced {
+                        traced.push(Traced { channel, queue, delivery });
+                    }
                 }
                 Item::Cancelled { channel, consumer } => {
                     let Some(state) = sent.channels.get_mut(&channel) else { continue };
-                    if let Some(consumer) = state.consumers.remove(&consumer)
-                        && self.cancel_notify.load(Ordering::Relaxed)
-                    {
-                        write_cancel(out, channel, &consumer.tag);
+                    if let Some(Consumer { tag, queue, .. }) = state.consumers.remove(&consumer) {
+                        if self.cancel_notify.load(Ordering::Relaxed) {
+                            write_cancel(out, channel, &tag);
+                        }
+                        ended.push(Ended { channel, epoch: state.epoch, tag, queue });
                     }
                 }
                 Item::Hold { channel } => {
@@ -537,6 +583,10 @@ impl Egress {
         }
         drop(sent);
         let mut acts = Acts::default();
+        if let Some(opener) = opener {
+            traced.iter().for_each(|traced| opener.trace(traced, &mut acts));
+            ended.iter().for_each(|ended| opener.tell(ended));
+        }
         for Written { queue, consumer, messages, bytes } in written {
             queue.written(consumer, messages, bytes, &mut acts);
         }
@@ -605,6 +655,31 @@ impl Egress {
         self.broken.store(true, Ordering::Release);
         // The peer may be gone already.
         let _ = writer.half.shutdown().await;
+    }
+}
+
+impl Opener {
+    fn trace(&self, traced: &Traced, acts: &mut Acts) {
+        let Traced { channel, queue, delivery } = traced;
+        let party = Party { connection: &self.connection_name, channel: *channel, user: &self.user };
+        for index in delivery.index..delivery.index + delivery.count {
+            let message = delivery.run.message(index);
+            let counted = properties::with_counts(message.properties, delivery.tally.acquired, delivery.tally.failed);
+            let message = Message { properties: &counted, ..message };
+            self.vhost.trace_delivery(&message, queue, delivery.redelivered, &party, acts);
+        }
+    }
+
+    /// Nobody is named who ended it: that is told with the queue.
+    fn tell(&self, ended: &Ended) {
+        let channel = events::Channel {
+            connection: self.connection,
+            connection_name: &self.connection_name,
+            number: ended.channel,
+            epoch: ended.epoch,
+            user: &self.user,
+        };
+        self.vhost.events().consumer_deleted(&channel, &ended.tag, &ended.queue, None);
     }
 }
 

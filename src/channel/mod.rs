@@ -16,8 +16,11 @@ use crate::amqp::{ReplyCode, frame};
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::{ConsumerKey, Outlet};
+use crate::queue::settings::QueueType;
 use crate::refusal::Refusal;
 use crate::store::Committed;
+use crate::vhost::events::{self, HOUSE};
+use crate::vhost::trace::Party;
 use crate::vhost::{Actor, Vhost};
 use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, exchange, queue};
 use consume::Settlements;
@@ -50,6 +53,10 @@ impl Fault {
 pub struct Context {
     pub vhost: Arc<Vhost>,
     pub actor: Actor,
+    /// As logs, events and the firehose name the connection.
+    pub connection_name: Arc<str>,
+    /// The client went without a word.
+    pub lost: bool,
     pub egress: Arc<Egress>,
     pub limits: Limits,
     /// Replies of this read, not yet given to the egress.
@@ -76,6 +83,11 @@ pub struct Limits {
 }
 
 impl Context {
+    /// Who publishes, for the firehose.
+    fn party(&self, channel: u16) -> Party<'_> {
+        Party { connection: &self.connection_name, channel, user: &self.actor.user }
+    }
+
     fn reply(&mut self, channel: u16, class: AMQPClass) {
         method::write(&mut self.frames, channel, &class);
     }
@@ -152,7 +164,7 @@ struct Reply {
 impl Channel {
     pub fn open(number: u16, epoch: u64, context: &Context) -> Self {
         context.egress.open_channel(number, epoch);
-        Self {
+        let channel = Self {
             number,
             epoch,
             assembly: Assembly::Method,
@@ -163,6 +175,19 @@ impl Channel {
             last_queue: None,
             reply: None,
             tx: None,
+        };
+        context.vhost.events().channel_created(&channel.shown(context), &context.vhost.name);
+        channel
+    }
+
+    /// The channel as events show it.
+    fn shown<'a>(&self, cx: &'a Context) -> events::Channel<'a> {
+        events::Channel {
+            connection: cx.actor.connection,
+            connection_name: &cx.connection_name,
+            number: self.number,
+            epoch: self.epoch,
+            user: &cx.actor.user,
         }
     }
 
@@ -179,6 +204,7 @@ impl Channel {
     pub fn hand_over(&mut self, context: &mut Context) {
         if let Some(tx) = &mut self.tx {
             tx.keep(&mut self.publisher);
+            tx.trace(self.number, context);
         }
         self.publisher.hand_over(self.number, self.epoch, context);
         self.settlements.hand_over(context);
@@ -187,7 +213,15 @@ impl Channel {
     /// Ends the channel: consumers go, unacknowledged messages go back, an open transaction is forgotten.
     pub fn close(mut self, context: &mut Context) {
         self.hand_over(context);
-        for (_, consumer) in std::mem::take(&mut self.consumers) {
+        let consumers = std::mem::take(&mut self.consumers);
+        let consumer_count = consumers.values().filter(|consumer| consumer.queue.alive()).count();
+        for (tag, consumer) in consumers {
+            // The end of a channel in good order stands for that of its consumers, but for those of quorum queues, as in
+            // RabbitMQ.
+            if context.lost || consumer.queue.settings().queue_type == QueueType::Quorum {
+                let events = context.vhost.events();
+                events.consumer_deleted(&self.shown(context), &tag, &consumer.queue, Some(HOUSE));
+            }
             self::consume::cancel(&consumer.queue, consumer.key, context);
         }
         if let Some(reply) = self.reply.take() {
@@ -198,6 +232,7 @@ impl Channel {
             back.extend(tx.into_unacked());
         }
         consume::requeue(back, true, context);
+        context.vhost.events().channel_closed(&self.shown(context), consumer_count);
     }
 
     /// A method other than basic.publish and the acknowledgements.

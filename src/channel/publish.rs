@@ -220,6 +220,9 @@ impl Publisher {
 
 /// Gives a run to its queues, and a ticket if its publishes are to be confirmed.
 fn hand_run(run: Run, route: &Arc<Route>, sequence: Vec<Range<u64>>, channel: u16, epoch: u64, cx: &mut Context) {
+    if cx.vhost.is_traced() {
+        trace(&run, route, channel, cx);
+    }
     let run = Arc::new(run);
     let ticket: Option<Ticket> = (!sequence.is_empty()).then(|| {
         let waiting = AtomicUsize::new(route.targets.len());
@@ -229,6 +232,15 @@ fn hand_run(run: Run, route: &Arc<Route>, sequence: Vec<Range<u64>>, channel: u1
     for queue in &route.targets {
         queue.publish(&run, ticket.clone(), &mut cx.acts);
     }
+}
+
+/// Copies a run's messages to the firehose.
+pub(super) fn trace(run: &Run, route: &Route, channel: u16, cx: &mut Context) {
+    let mut acts = std::mem::take(&mut cx.acts);
+    for index in 0..run.count() {
+        cx.vhost.trace_publish(&run.message(index), &route.targets, &cx.party(channel), &mut acts);
+    }
+    cx.acts = acts;
 }
 
 impl Routes {
@@ -488,6 +500,11 @@ impl Channel {
                 None => self.publisher.pack(&route, &message, traits, number, epoch, cx),
             }
             return;
+        }
+        if cx.vhost.is_traced() {
+            let mut acts = std::mem::take(&mut cx.acts);
+            cx.vhost.trace_publish(&message, &route.targets, &cx.party(self.number), &mut acts);
+            cx.acts = acts;
         }
         if mandatory && !route.swallowed {
             let frame_max = cx.limits.frame_max;

@@ -3,7 +3,7 @@
 
 use super::consume::Outcome;
 use super::egress::Unacked;
-use super::publish::Publisher;
+use super::publish::{self, Publisher};
 use super::{Channel, Context};
 use crate::message::{Message, Run, Traits};
 use crate::queue::classic::{Ticket, Waiter};
@@ -20,6 +20,8 @@ use tokio::sync::oneshot;
 #[derive(Debug, Default)]
 pub struct Transaction {
     runs: Vec<(Arc<Route>, Run)>,
+    /// How many of these the firehose has seen.
+    traced: usize,
     settled: Vec<(Unacked, Outcome)>,
     /// Returned messages, sent at commit.
     returned: Vec<u8>,
@@ -63,6 +65,16 @@ impl Transaction {
     /// Takes what was packed so far, before it is handed to queues.
     pub(super) fn keep(&mut self, publisher: &mut Publisher) {
         self.runs.append(&mut publisher.take_runs());
+    }
+
+    /// Copies what has come since the last time to the firehose, whatever becomes of the transaction.
+    pub(super) fn trace(&mut self, channel: u16, cx: &mut Context) {
+        if cx.vhost.is_traced() {
+            for (route, run) in &self.runs[self.traced..] {
+                publish::trace(run, route, channel, cx);
+            }
+        }
+        self.traced = self.runs.len();
     }
 
     pub(super) fn settle(&mut self, unacked: Unacked, outcome: Outcome) {

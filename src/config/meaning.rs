@@ -65,6 +65,8 @@ pub struct Config {
     pub anonymous_login: Option<(String, Secret)>,
     /// Files and folders of definitions to load at start.
     pub definitions: Vec<PathBuf>,
+    /// Virtual hosts with the firehose on from the start.
+    pub trace_vhosts: Vec<String>,
 
     /// `classic`, `quorum` or `stream`.
     pub default_queue_type: String,
@@ -192,6 +194,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
             user => Some((user, Secret::new(meaning.text("anonymous_login_pass")))),
         },
         definitions: meaning.words("definitions").into_iter().map(PathBuf::from).collect(),
+        trace_vhosts: meaning.words("trace_vhosts"),
 
         default_queue_type: meaning.text("default_queue_type"),
         permit_transient_nonexclusive_queues: meaning.boolean("permit_transient_nonexclusive_queues"),

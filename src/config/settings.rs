@@ -447,6 +447,14 @@ pub static SETTINGS: &[Setting] = &[
         variables: &[],
         about: "definitions to load at start, JSON or TOML; a folder means every such file in it, by name",
     },
+    Setting {
+        key: "trace_vhosts",
+        kind: Kind::Words,
+        default: Default::Written("[]"),
+        conf: &[],
+        variables: &[],
+        about: "virtual hosts whose messages are copied to their exchange `amq.rabbitmq.trace` from the start (the firehose)",
+    },
     // ── queues ───────────────────────────────────────────────────────────────────────────────────────────────────────
     Setting {
         key: "default_queue_type",

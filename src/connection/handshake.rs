@@ -4,10 +4,13 @@ use super::{Buffer, Connection, End, Outcomes, Session, State};
 use crate::amqp::frame::MIN_FRAME_MAX;
 use crate::amqp::{PROTOCOL_HEADER, ReplyCode, Table, Value};
 use crate::auth::sasl::{self, Mechanism};
+use crate::broker::users::Refused;
+use crate::channel::egress::Opener;
 use crate::channel::{Context, Fault, Limits};
 use crate::queue::classic::Acts;
 use crate::queue::consumer::Outlet;
 use crate::vhost::Actor;
+use crate::vhost::events::Opened;
 use amq_protocol::protocol::connection;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -85,8 +88,9 @@ impl Connection {
         properties
     }
 
-    pub(super) async fn start_ok(&mut self, start_ok: &connection::StartOk) -> Outcomes<()> {
-        let properties = start_ok.client_properties.inner();
+    pub(super) async fn start_ok(&mut self, start_ok: connection::StartOk) -> Outcomes<()> {
+        self.client_properties = start_ok.client_properties;
+        let properties = self.client_properties.inner();
         let can = |name: &str| match properties.get("capabilities") {
             Some(Value::FieldTable(capabilities)) => {
                 matches!(capabilities.inner().get(name), Some(Value::Boolean(true)))
@@ -99,18 +103,29 @@ impl Connection {
         let Some(mechanism) = Mechanism::from_name(name).filter(|mechanism| *mechanism != Mechanism::External) else {
             return Err(End::DropLater(format!("unknown authentication mechanism '{name}'")));
         };
+        self.mechanism = mechanism.name();
         let login = match sasl::login(mechanism, start_ok.response.as_bytes()) {
             Ok(login) => login,
-            Err(malformed) => return Err(End::DropLater(format!("malformed login: {}", malformed.0))),
+            Err(malformed) => {
+                // RabbitMQ tells the response as well, and with it perhaps a password.
+                self.broker.events().not_authenticated(&self.shown(), None, malformed.0);
+                return Err(End::DropLater(format!("malformed login: {}", malformed.0)));
+            }
         };
-        let Some(user) = self.broker.users.log_in(&login, self.peer.ip(), &self.broker.config) else {
-            let text =
-                format!("Login was refused using authentication mechanism {name}. For details see the broker logfile.");
-            return Err(match self.failure_close {
-                true => End::Close(Fault::new(ReplyCode::AccessRefused, text, (0, 0))),
-                false => End::DropLater(text),
-            });
+        let user = match self.broker.users.log_in(&login, self.peer.ip(), &self.broker.config) {
+            Ok(user) => user,
+            Err(Refused { user, why }) => {
+                self.broker.events().not_authenticated(&self.shown(), user.as_deref(), &why);
+                let text = format!(
+                    "Login was refused using authentication mechanism {name}. For details see the broker logfile."
+                );
+                return Err(match self.failure_close {
+                    true => End::Close(Fault::new(ReplyCode::AccessRefused, text, (0, 0))),
+                    false => End::DropLater(text),
+                });
+            }
         };
+        self.broker.events().authenticated(&self.shown(), &user.name);
         self.state = State::Tuning { user };
         let config = &self.broker.config;
         let tune = connection::Tune {
@@ -145,11 +160,28 @@ impl Connection {
             return refuse(format!("access to vhost '{vhost}' refused for user '{name}'"));
         };
         let config = &self.broker.config;
+        let opened = Opened {
+            connected_at_ms: self.connected_at_ms,
+            user: name,
+            vhost,
+            heartbeat_s: self.heartbeat.as_secs(),
+            frame_max: self.frame_max,
+            channel_max: self.channel_max,
+        };
+        let (user_name, connection_name): (Arc<str>, _) = (name.as_str().into(), Arc::clone(&self.name));
+        self.egress.opened(Opener {
+            vhost: Arc::clone(&house),
+            connection: self.id,
+            connection_name: Arc::clone(&connection_name),
+            user: Arc::clone(&user_name),
+        });
         let cx = Context {
             vhost: house,
+            connection_name,
+            lost: false,
             actor: Actor {
                 connection: self.id,
-                user: name.as_str().into(),
+                user: user_name,
                 permission,
                 impersonator: user.has_tag("impersonator"),
             },
@@ -174,6 +206,7 @@ impl Connection {
             next_epoch: 0,
         }));
         self.reply(connection::AMQPMethod::OpenOk(connection::OpenOk {}));
+        self.broker.events().connection_created(&self.shown(), &opened);
         Ok(())
     }
 

@@ -14,13 +14,14 @@ mod handshake;
 use crate::amqp::frame::{self, Frame, Malformed};
 use crate::amqp::method::{self, Id, Method, Undecodable};
 use crate::amqp::properties::ContentHeader;
-use crate::amqp::{BASIC, ReplyCode, short};
+use crate::amqp::{BASIC, ReplyCode, Table, short};
 use crate::auth::User;
 use crate::broker::{Broker, Registered};
 use crate::channel::consume::Outcome;
 use crate::channel::egress::Egress;
 use crate::channel::{Channel, Context, Fault, write_close};
 use crate::queue::consumer::Outlet;
+use crate::vhost::events;
 use amq_protocol::protocol::{AMQPClass, channel, connection};
 use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
@@ -74,6 +75,12 @@ enum Slot {
 
 struct Connection {
     id: u64,
+    /// `127.0.0.1:50000 -> 127.0.0.1:5672`.
+    name: Arc<str>,
+    connected_at_ms: u64,
+    /// What the client said of itself, and how it logged in.
+    client_properties: Table,
+    mechanism: &'static str,
     broker: Arc<Broker>,
     registered: Arc<Registered>,
     peer: SocketAddr,
@@ -121,6 +128,10 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
     let egress = Egress::new(half, broker.config.initial_frame_max);
     let mut connection = Connection {
         id,
+        name: format!("{peer} -> {local}").into(),
+        connected_at_ms: broker.now_ms(),
+        client_properties: Table::default(),
+        mechanism: "",
         frame_max: broker.config.initial_frame_max,
         channel_max: broker.config.channel_max,
         heartbeat: Duration::ZERO,
@@ -139,8 +150,20 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
 }
 
 impl Connection {
-    fn name(&self) -> String {
-        format!("{} -> {}", self.peer, self.local)
+    /// The connection as events show it.
+    fn shown(&self) -> events::Connection<'_> {
+        events::Connection {
+            number: self.id,
+            name: &self.name,
+            peer: self.peer,
+            local: self.local,
+            mechanism: self.mechanism,
+            client_properties: &self.client_properties,
+        }
+    }
+
+    fn tell_closed(&self) {
+        self.broker.events().connection_closed(&self.shown());
     }
 
     async fn run(&mut self) -> End {
@@ -365,13 +388,13 @@ impl Connection {
         };
         use connection::AMQPMethod as M;
         match (&mut self.state, *class) {
-            (State::Starting, AMQPClass::Connection(M::StartOk(start_ok))) => self.start_ok(&start_ok).await,
+            (State::Starting, AMQPClass::Connection(M::StartOk(start_ok))) => self.start_ok(start_ok).await,
             (State::Tuning { .. }, AMQPClass::Connection(M::TuneOk(tune_ok))) => self.tune_ok(&tune_ok),
             (State::Opening { .. }, AMQPClass::Connection(M::Open(open))) => self.open(&open),
             (State::Running(_), AMQPClass::Connection(M::UpdateSecret(_))) => self.update_secret(),
             (State::Running(_), AMQPClass::Connection(M::Close(_))) => {
                 // Exclusive queues are gone and messages back in place before the client hears of it.
-                self.end_session().await;
+                self.end_session(false).await;
                 self.reply(M::CloseOk(connection::CloseOk {}));
                 Err(End::Closed)
             }
@@ -400,10 +423,12 @@ impl Connection {
         self.egress.send(out);
     }
 
-    /// Leaves nothing behind: channels, their consumers and messages, exclusive queues.
-    async fn end_session(&mut self) {
+    /// Leaves nothing behind: channels, their consumers and messages, exclusive queues. `lost`: the client went without
+    /// a word.
+    async fn end_session(&mut self, lost: bool) {
         let State::Running(session) = std::mem::replace(&mut self.state, State::Closing) else { return };
         let Session { mut cx, channels, .. } = *session;
+        cx.lost = lost;
         if cx.safe().await.is_err() {
             // Never promised: it is not on disk.
             cx.frames.clear();
@@ -421,24 +446,27 @@ impl Connection {
     }
 
     async fn end(&mut self, end: End) {
-        let name = self.name();
+        let is_told = matches!(end, End::Closed);
+        let name = Arc::clone(&self.name);
         match end {
             End::Done => {
                 tracing::debug!("closing AMQP connection {name}");
-                self.end_session().await;
+                self.end_session(true).await;
             }
             End::Closed => {
                 tracing::debug!("closing AMQP connection {name}");
                 self.egress.pump();
+                // However long the client takes to hang up.
+                self.tell_closed();
                 let _ = tokio::time::timeout(CLOSE_PATIENCE, self.await_hanging_up()).await;
             }
             End::Drop(text) => {
                 tracing::warn!("closing AMQP connection {name}: {text}");
-                self.end_session().await;
+                self.end_session(true).await;
             }
             End::DropLater(text) => {
                 tracing::warn!("closing AMQP connection {name}: {text}");
-                self.end_session().await;
+                self.end_session(false).await;
                 self.egress.pump();
                 tokio::time::sleep(SILENT_DELAY).await;
             }
@@ -452,12 +480,15 @@ impl Connection {
                 tokio::time::sleep(SILENT_DELAY).await;
             }
         }
+        if !is_told {
+            self.tell_closed();
+        }
         self.egress.finish(FINISH_PATIENCE).await;
     }
 
     async fn say_close(&mut self, fault: &Fault) {
-        tracing::warn!("closing AMQP connection {}: {}", self.name(), fault.code.text(&fault.text));
-        self.end_session().await;
+        tracing::warn!("closing AMQP connection {}: {}", self.name, fault.code.text(&fault.text));
+        self.end_session(false).await;
         let close = connection::Close {
             reply_code: fault.code.number(),
             reply_text: short(&fault.code.text(&fault.text)),

@@ -12,6 +12,7 @@ use crate::queue::settings::QueueType;
 use crate::store::keys::Kind;
 use crate::store::{Change, Committed};
 use crate::vhost::declare::{ExchangeWish, QueueWish};
+use crate::vhost::events::HOUSE;
 use crate::vhost::{Actor, Vhost};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -23,25 +24,29 @@ pub fn import(broker: &Broker, document: &Document) -> Result<Vec<Committed>, St
     let mut changes = Vec::new();
     for vhost in &document.vhosts {
         let queue_type = vhost.metadata.default_queue_type.as_deref().and_then(QueueType::parse);
-        broker.add_vhost(&vhost.name, queue_type);
+        broker.add_vhost(&vhost.name, queue_type, HOUSE);
         changes.push(kept(Kind::VhostMetadata, &[&vhost.name], vhost));
     }
     for user in &document.users {
-        changes.push(broker.users.put_user(user.clone()));
+        changes.push(broker.users.put_user(user.clone(), HOUSE));
     }
     for row in &document.permissions {
         let permission = Permission::new(&row.configure, &row.write, &row.read)
             .map_err(|error| format!("permission of user '{}' in vhost '{}': {error}", row.user, row.vhost))?;
         let patterns = [&*row.configure, &*row.write, &*row.read];
-        changes.push(broker.users.put_permission(&row.user, &row.vhost, permission, patterns));
+        changes.push(broker.users.put_permission(&row.user, &row.vhost, permission, patterns, HOUSE));
     }
     for row in &document.topic_permissions {
+        let patterns = [&*row.write, &*row.read];
+        broker.events().topic_permission_created(&row.user, &row.vhost, &row.exchange, patterns, HOUSE);
         changes.push(kept(Kind::TopicPermission, &[&row.user, &row.vhost, &row.exchange], row));
     }
     for row in document.parameters.iter().filter(|row| row.component != policy::Kind::Operator.component()) {
+        broker.events().parameter_set(Some(&row.vhost), &row.component, &row.name, &row.value, HOUSE);
         changes.push(kept(Kind::Parameter, &[&row.component, &row.vhost, &row.name], row));
     }
     for row in &document.global_parameters {
+        broker.events().parameter_set(None, "global", &row.name, &row.value, HOUSE);
         changes.push(kept(Kind::GlobalParameter, &[&row.name], row));
     }
     let mut committed = vec![broker.change(changes)];
@@ -56,7 +61,8 @@ fn policies(broker: &Broker, document: &Document, committed: &mut Vec<Committed>
         let fields = fields.as_object().cloned().unwrap_or_default();
         let what = || format!("{} '{name}' in vhost '{vhost}'", kind.component());
         let policy = Policy::parse(kind, name, &fields).map_err(|mistakes| format!("{}: {mistakes}", what()))?;
-        committed.push(find_vhost(broker, vhost).map_err(|text| format!("{}: {text}", what()))?.set_policy(policy));
+        committed
+            .push(find_vhost(broker, vhost).map_err(|text| format!("{}: {text}", what()))?.set_policy(policy, HOUSE));
         Ok::<(), String>(())
     };
     for row in document.parameters.iter().filter(|row| row.component == policy::Kind::Operator.component()) {

@@ -1,6 +1,7 @@
 //! The only place of the rules about names, rights, equivalence and life cycle.
 //! Texts and order of checks are RabbitMQ's (`rabbit_channel.erl`, `rabbit_amqqueue.erl`, `rabbit_exchange.erl`).
 
+use super::events::HOUSE;
 use super::records;
 use super::reply_to;
 use super::topology::{Exchange, Removed};
@@ -119,7 +120,7 @@ impl Vhost {
             let found = self.topology.read().queues.get(&*name).cloned();
             let Some(queue) = found else { break };
             if !queue.alive() {
-                self.forget_queue(&queue);
+                self.forget_queue(&queue, HOUSE);
                 continue;
             }
             check_exclusive(&queue, actor)?;
@@ -179,6 +180,7 @@ impl Vhost {
         });
         drop(topology);
         self.changed();
+        self.events().queue_created(&queue, &actor.user);
         Ok(((Found::new(queue), true), committed))
     }
 
@@ -246,7 +248,7 @@ impl Vhost {
         let answer = match deleted {
             None => Ok((0, None)),
             Some(Err(refusal)) => Err(refusal),
-            Some(Ok(count)) => Ok((count, self.forget_queue(&queue))),
+            Some(Ok(count)) => Ok((count, self.forget_queue(&queue, &actor.user))),
         };
         acts.run();
         answer
@@ -256,7 +258,7 @@ impl Vhost {
     pub fn end_queue(&self, queue: &Arc<Queue>) -> Option<Committed> {
         let mut acts = Acts::default();
         let ended = queue.delete(|_| Ok::<(), ()>(()), &mut acts);
-        let committed = ended.and_then(|_| self.forget_queue(queue));
+        let committed = ended.and_then(|_| self.forget_queue(queue, HOUSE));
         acts.run();
         committed
     }
@@ -266,15 +268,15 @@ impl Vhost {
         let mut acts = Acts::default();
         let unused = |counts: Counts| if counts.consumers == 0 { Ok(()) } else { Err(()) };
         let committed = match queue.delete(unused, &mut acts) {
-            Some(Ok(_)) => self.forget_queue(queue),
+            Some(Ok(_)) => self.forget_queue(queue, HOUSE),
             _ => None,
         };
         acts.run();
         committed
     }
 
-    /// Takes a deleted queue and its bindings out of the books.
-    fn forget_queue(&self, queue: &Arc<Queue>) -> Option<Committed> {
+    /// Takes a deleted queue and its bindings out of the books. `user`: who deleted it.
+    fn forget_queue(&self, queue: &Arc<Queue>, user: &str) -> Option<Committed> {
         let name = &queue.identity.name;
         let mut removed = Removed::default();
         {
@@ -286,6 +288,8 @@ impl Vhost {
             topology.remove_destination(&Destination::Queue(Arc::clone(name)), &mut removed);
         }
         self.changed();
+        self.events().removed(&self.name, &removed, HOUSE);
+        self.events().queue_deleted(queue, user);
         let mut changes = self.removal(&removed, queue.identity.durable);
         if queue.identity.durable {
             changes.push(Change::Delete(records::queue_key(&self.name, name)));
@@ -335,14 +339,7 @@ impl Vhost {
         };
         let mut topology = self.topology.write();
         if let Some(found) = topology.exchanges.get(&*name) {
-            let current = exchange::Declared {
-                kind: found.kind,
-                durable: found.durable,
-                auto_delete: found.auto_delete,
-                internal: found.internal,
-                arguments: &found.arguments,
-            };
-            exchange::equivalent(&resource, &current, &received)?;
+            exchange::equivalent(&resource, &found.declared(), &received)?;
             return Ok((false, None));
         }
         if name.starts_with("amq.") {
@@ -363,9 +360,11 @@ impl Vhost {
         exchange.apply(topology.policies.for_exchange(&name));
         let committed =
             wish.durable.then(|| self.house.store.change(vec![records::put_exchange(&self.name, &exchange)]));
+        let policy = exchange.applied.policy.as_ref().map(|policy| Arc::clone(&policy.name));
         topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
         drop(topology);
         self.changed();
+        self.events().exchange_created(&self.name, &name, &received, policy.as_deref(), &actor.user);
         Ok((true, committed))
     }
 
@@ -399,6 +398,7 @@ impl Vhost {
             topology.remove_exchange(&key, &mut removed);
         }
         self.changed();
+        self.events().removed(&self.name, &removed, &actor.user);
         let changes = self.removal(&removed, false);
         Ok(((), (!changes.is_empty()).then(|| self.house.store.change(changes))))
     }
@@ -426,6 +426,8 @@ impl Vhost {
         }
         let durable = exchange.durable && topology.durable(&binding.destination);
         if !topology.bind(&source, binding.clone()) {
+            drop(topology);
+            self.events().binding_created(&self.name, &source, &binding, &actor.user);
             return Ok(((), None));
         }
         let committed = durable.then(|| {
@@ -434,6 +436,7 @@ impl Vhost {
         });
         drop(topology);
         self.changed();
+        self.events().binding_created(&self.name, &source, &binding, &actor.user);
         if let Some(history) = history {
             self.replay(&history, &binding.destination);
         }
@@ -452,6 +455,7 @@ impl Vhost {
         };
         let Some(removed) = removed else { return Ok(((), None)) };
         self.changed();
+        self.events().removed(&self.name, &removed, &actor.user);
         let changes = self.removal(&removed, durable);
         Ok(((), (!changes.is_empty()).then(|| self.house.store.change(changes))))
     }

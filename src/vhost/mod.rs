@@ -1,33 +1,39 @@
 //! One virtual host: its names and its rules.
 //!
 //! Both doors, AMQP and HTTP, come through here, so every rule about names, rights and equivalence stands once, in
-//! [`declare`]. Routing is [`publish`]; what policies do is [`policies`]. What is durable goes to the store with [`records`] and comes back with
+//! [`declare`]. Routing is [`publish`]; what policies do is [`policies`]. What happens is told by [`events`], and shown
+//! by [`trace`]. What is durable goes to the store with [`records`] and comes back with
 //! [`recover`].
 
 pub mod dead_letters;
 pub mod declare;
+pub mod events;
 pub mod policies;
 pub mod publish;
 pub mod records;
 pub mod recover;
 pub mod reply_to;
 pub mod topology;
+pub mod trace;
 
 #[cfg(test)]
 mod tests;
 
+use crate::amqp::Table;
 use crate::auth::Permission;
 use crate::clock::Clock;
+use crate::exchange::Type;
 use crate::queue::classic::{Host, Memory, Surroundings};
 use crate::queue::consumer::ConsumerKey;
 use crate::queue::settings::QueueType;
 use crate::queue::timer::Timer;
 use crate::store::Store;
+use events::Events;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use topology::Topology;
+use topology::{Exchange, Topology};
 
 /// What all virtual hosts of a broker share.
 #[derive(Debug)]
@@ -40,6 +46,9 @@ pub struct House {
     pub expire_at_head: bool,
     pub default_queue_type: QueueType,
     pub reply_secret: reply_to::Secret,
+    pub events: Events,
+    /// Virtual hosts that are traced from the start.
+    pub trace_vhosts: Vec<String>,
     /// The number of the next queue. Never goes back, or a new queue would find an old one's messages.
     pub next_queue: AtomicU64,
     /// The number of the next consumer.
@@ -56,6 +65,8 @@ pub struct Vhost {
     cycles: Mutex<FxHashSet<Vec<String>>>,
     default_queue_type: RwLock<QueueType>,
     topology: RwLock<Topology>,
+    /// The firehose is on.
+    traced: AtomicBool,
     /// Moves with every change that may change a route.
     version: AtomicU64,
     /// Held while a policy is set or cleared, so that queues are told in the order in which it was done. Taken with no
@@ -79,14 +90,15 @@ impl Actor {
     /// The broker itself: it may do everything, and belongs to no connection.
     pub fn of_the_house() -> Self {
         let permission = Permission::new(".*", ".*", ".*").expect("these patterns compile");
-        Self { connection: 0, user: "".into(), permission: Arc::new(permission), impersonator: true }
+        Self { connection: 0, user: events::HOUSE.into(), permission: Arc::new(permission), impersonator: true }
     }
 }
 
 impl Vhost {
     /// A virtual host with the predeclared exchanges.
     pub fn new(name: &str, house: &Arc<House>) -> Arc<Self> {
-        Arc::new_cyclic(|this: &Weak<Self>| Self {
+        let with_events = house.events.live_in(name);
+        let vhost = Arc::new_cyclic(|this: &Weak<Self>| Self {
             name: name.into(),
             around: Surroundings {
                 store: Arc::clone(&house.store),
@@ -99,10 +111,32 @@ impl Vhost {
             house: Arc::clone(house),
             cycles: Mutex::default(),
             default_queue_type: RwLock::new(house.default_queue_type),
-            topology: RwLock::new(Topology::predeclared()),
+            topology: RwLock::new(Topology::predeclared(with_events)),
+            traced: AtomicBool::new(house.trace_vhosts.iter().any(|traced| traced == name)),
             version: AtomicU64::new(0),
             policy_turn: Mutex::new(()),
-        })
+        });
+        if with_events {
+            house.events.move_in(Arc::downgrade(&vhost));
+        }
+        vhost
+    }
+
+    /// Where to tell what happens.
+    pub fn events(&self) -> &Events {
+        &self.house.events
+    }
+
+    /// Tells that the virtual host is new, with its exchanges, or that it was set anew.
+    pub fn tell_set(&self, is_new: bool, user: &str) {
+        if is_new {
+            let topology = Topology::predeclared(self.events().live_in(&self.name));
+            let default = Exchange::new("", Type::Direct, true, Table::default());
+            for exchange in std::iter::once(&default).chain(topology.exchanges.values()) {
+                self.events().exchange_created(&self.name, &exchange.name, &exchange.declared(), None, user);
+            }
+        }
+        self.events().vhost_set(self, is_new, user);
     }
 
     /// Changes whenever a route may have changed. A route found at one version holds while it stays.
@@ -140,7 +174,23 @@ impl Vhost {
         self.house.store.caught_up().await;
     }
 
-    fn changed(&self) {
+    /// Routes may have changed.
+    fn rerouted(&self) {
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Queues, exchanges or bindings have changed. Called without the topology's lock.
+    fn changed(&self) {
+        self.rerouted();
+        self.listen();
+    }
+
+    /// Bindings may have changed, and with them whether events are heard.
+    fn listen(&self) {
+        if self.house.events.live_in(&self.name) {
+            let topology = self.topology.read();
+            // With the lock held, or a look at older bindings could have the last word.
+            self.house.events.set_heard(topology.hears_events());
+        }
     }
 }

@@ -3,6 +3,8 @@
 use super::Vhost;
 use super::reply_to;
 use super::topology::{Exchange, Topology};
+use crate::amqp;
+use crate::amqp::method::short_string;
 use crate::amqp::properties::Properties;
 use crate::amqp::table::Field;
 use crate::exchange::recent_history::{self, History};
@@ -134,6 +136,35 @@ impl Vhost {
         if self.version() == version { Ok(route) } else { self.route(exchange, keys, Some(properties), by_client) }
     }
 
+    /// Publishes what the broker itself has to say, at most once: what no queue takes is gone.
+    pub(super) fn publish_own(&self, exchange: &str, key: &str, properties: &[u8], body: &[u8], acts: &mut Acts) {
+        // Its headers are ours, but may hold a client's, which may nest too deeply together with them.
+        let Ok(read) = Properties::parse(properties) else { return };
+        let (exchange, key) = (amqp::short(exchange), amqp::short(key));
+        let mut address = Vec::with_capacity(2 + exchange.as_str().len() + key.as_str().len());
+        short_string(&mut address, exchange.as_str());
+        short_string(&mut address, key.as_str());
+        let message = Message {
+            address: &address,
+            exchange: exchange.as_str().as_bytes(),
+            routing_key: key.as_str().as_bytes(),
+            marks: Marks::NONE,
+            properties,
+            body,
+        };
+        let traits = Traits::of(&read);
+        let Ok(route) = self.route_message(&message, traits, &[key.as_str()], &read, false) else { return };
+        if route.targets.is_empty() {
+            return;
+        }
+        let mut packer = Packer::default();
+        packer.push(&message, traits);
+        let run = Arc::new(packer.finish());
+        for queue in &route.targets {
+            queue.publish(&run, None, acts);
+        }
+    }
+
     /// Gives a destination that was just bound to an exchange what that remembers, the oldest first. Where the destination
     /// is an exchange, it routes the messages as if they had just come. (RabbitMQ closes the connection if one of them then
     /// reaches no queue; nothing happens here.)
@@ -195,7 +226,7 @@ fn add(targets: &mut Targets, queue: &Arc<Queue>) {
 }
 
 /// The keys of a message that has passed the checks of a publish: its routing key, then those of `CC` and `BCC`.
-fn keys<'a>(message: &Message<'a>, properties: &Properties<'a>) -> SmallVec<[&'a str; 1]> {
+pub(super) fn keys<'a>(message: &Message<'a>, properties: &Properties<'a>) -> SmallVec<[&'a str; 1]> {
     let mut keys = smallvec![std::str::from_utf8(message.routing_key).unwrap_or_default()];
     if message.marks.contain(Marks::RELAYED) {
         return keys;

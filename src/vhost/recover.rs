@@ -64,6 +64,8 @@ impl Vhost {
                 drop(self.house.store.change(vec![put_binding(&self.name, &record.source, &binding, place)]));
             }
         }
+        drop(topology);
+        self.listen();
     }
 
     /// All queues, in no order.

@@ -1,7 +1,12 @@
 use super::declare::{ExchangeWish, QueueWish};
+use super::events::HOUSE;
+use super::publish::Targets;
 use super::*;
 use crate::amqp::{Table, Value};
+use crate::exchange::{Binding, Destination};
+use crate::message::{Marks, Message};
 use crate::policy::{Applied, Kind, Policy};
+use crate::queue::classic::Acts;
 use crate::queue::settings::{Overflow, Settings};
 use crate::store::{Durability, Options, Store};
 use serde_json::json;
@@ -16,10 +21,13 @@ fn vhost() -> (TempDir, Arc<Vhost>) {
         write_buffer_bytes: 1 << 20,
         backlog_bytes_max: 1 << 20,
     };
+    let clock = Clock::start();
     let house = House {
+        events: Events::new("rabbit@host", "/", clock),
+        trace_vhosts: Vec::new(),
         store: Store::open(&options).unwrap(),
         memory: Arc::new(Memory::new(1 << 20, 1 << 20)),
-        clock: Clock::start(),
+        clock,
         timer: Arc::default(),
         expire_at_head: false,
         default_queue_type: QueueType::Classic,
@@ -59,7 +67,7 @@ fn int(number: i64) -> Value {
 
 fn set(vhost: &Vhost, kind: Kind, name: &str, priority: i64, definition: serde_json::Value) {
     let json = json!({"pattern": "^[qx]", "definition": definition, "priority": priority});
-    drop(vhost.set_policy(Policy::parse(kind, name, json.as_object().unwrap()).unwrap()));
+    drop(vhost.set_policy(Policy::parse(kind, name, json.as_object().unwrap()).unwrap(), HOUSE));
 }
 
 fn names(applied: &Applied) -> (Option<&str>, Option<&str>) {
@@ -84,11 +92,11 @@ fn a_queue_has_its_policies_from_the_start_and_follows_their_changes() {
     let settings = before.settings();
     assert_eq!(names(&settings.applied), (Some("higher"), Some("o")));
     assert_eq!((settings.max_length, settings.expires_ms), (Some(3), Some(9)));
-    assert!(vhost.clear_policy(Kind::Operator, "o").is_some());
-    assert!(vhost.clear_policy(Kind::Operator, "o").is_none());
-    assert!(vhost.clear_policy(Kind::User, "higher").is_some());
+    assert!(vhost.clear_policy(Kind::Operator, "o", HOUSE).is_some());
+    assert!(vhost.clear_policy(Kind::Operator, "o", HOUSE).is_none());
+    assert!(vhost.clear_policy(Kind::User, "higher", HOUSE).is_some());
     assert_eq!((names(&before.settings().applied), before.settings().max_length), ((Some("p"), None), Some(2)));
-    assert!(vhost.clear_policy(Kind::User, "p").is_some());
+    assert!(vhost.clear_policy(Kind::User, "p", HOUSE).is_some());
     assert_eq!(*before.settings(), *other.settings());
 }
 
@@ -175,7 +183,7 @@ fn an_exchange_has_its_alternate_by_policy_unless_an_argument_names_one() {
     let version = vhost.version();
     set(&vhost, Kind::User, "p", 0, json!({"alternate-exchange": "theirs", "message-ttl": 5}));
     assert_eq!(vhost.version(), version, "no message goes another way");
-    assert!(vhost.clear_policy(Kind::User, "p").is_some());
+    assert!(vhost.clear_policy(Kind::User, "p", HOUSE).is_some());
     assert_ne!(vhost.version(), version);
     assert_eq!((alternate(&vhost, "x"), alternate(&vhost, "x own")), (None, Some("own".to_owned())));
 }
@@ -201,4 +209,36 @@ fn policies_that_change_from_many_sides_end_in_what_is_listed() {
     for queue in queues.into_iter().chain(vhost.queues()) {
         assert_eq!(*queue.settings(), expected);
     }
+}
+
+#[test]
+fn the_firehose_is_turned_on_and_off_while_the_virtual_host_works() {
+    let (_folder, vhost) = vhost();
+    let queue = declare(&vhost, "copies", &[]);
+    let binding = Binding {
+        destination: Destination::Queue("copies".into()),
+        routing_key: "publish.#".into(),
+        arguments: Table::default(),
+    };
+    vhost.bind(&Actor::of_the_house(), trace::EXCHANGE, binding).unwrap();
+    let party = trace::Party { connection: "c", channel: 1, user: "guest" };
+    let message = |exchange: &'static [u8]| Message {
+        address: b"\x01x\x01k",
+        exchange,
+        routing_key: b"k",
+        marks: Marks::NONE,
+        properties: b"\0\0",
+        body: b"b",
+    };
+    assert!(!vhost.is_traced());
+    vhost.trace(true);
+    assert!(vhost.is_traced());
+    let mut acts = Acts::default();
+    vhost.trace_publish(&message(b"x"), &Targets::new(), &party, &mut acts);
+    vhost.trace_publish(&message(trace::EXCHANGE.as_bytes()), &Targets::new(), &party, &mut acts);
+    vhost.trace_delivery(&message(b"x"), &queue, false, &party, &mut acts);
+    acts.run();
+    assert_eq!(queue.counts().ready, 1);
+    vhost.trace(false);
+    assert!(!vhost.is_traced());
 }

@@ -1,9 +1,10 @@
 //! Names and what they stand for: exchanges, queues, and the bindings between them.
 
+use super::{events, trace};
 use crate::amqp::Table;
 use crate::amqp::table::as_str;
 use crate::exchange::recent_history::History;
-use crate::exchange::{Binding, Destination, Router, Type};
+use crate::exchange::{Binding, Declared, Destination, Router, Type};
 use crate::policy::{Applied, Policies};
 use crate::queue::Queue;
 use parking_lot::Mutex;
@@ -41,6 +42,17 @@ impl Exchange {
             router: Router::new(kind, &arguments),
             history: (kind == Type::RecentHistory).then(|| Arc::new(Mutex::new(History::new(&arguments)))),
             arguments,
+        }
+    }
+
+    /// What it was declared as.
+    pub fn declared(&self) -> Declared<'_> {
+        Declared {
+            kind: self.kind,
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+            internal: self.internal,
+            arguments: &self.arguments,
         }
     }
 
@@ -82,8 +94,8 @@ pub struct Removed {
 }
 
 impl Topology {
-    /// The exchanges that every virtual host has from the start.
-    pub fn predeclared() -> Self {
+    /// The exchanges that every virtual host has from the start, and the one for events if this is to have it.
+    pub fn predeclared(with_events: bool) -> Self {
         let mut topology = Self::default();
         for (name, kind) in [
             ("amq.direct", Type::Direct),
@@ -91,13 +103,22 @@ impl Topology {
             ("amq.topic", Type::Topic),
             ("amq.headers", Type::Headers),
             ("amq.match", Type::Headers),
-            ("amq.rabbitmq.trace", Type::Topic),
+            (trace::EXCHANGE, Type::Topic),
+            (events::EXCHANGE, Type::Topic),
         ] {
+            if name == events::EXCHANGE && !with_events {
+                continue;
+            }
             let mut exchange = Exchange::new(name, kind, true, Table::default());
-            exchange.internal = name == "amq.rabbitmq.trace";
+            exchange.internal = [trace::EXCHANGE, events::EXCHANGE].contains(&name);
             topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
         }
         topology
+    }
+
+    /// Whether anything is bound to the exchange for events.
+    pub fn hears_events(&self) -> bool {
+        self.exchanges.get(events::EXCHANGE).is_some_and(|exchange| !exchange.router.is_empty())
     }
 
     /// Adds a binding to an exchange that is there; false if it was there.
