@@ -8,6 +8,7 @@ mod clients;
 mod copies;
 mod dead_letters;
 mod durability;
+mod events;
 mod exchanges;
 mod framing;
 mod handshake;

@@ -156,6 +156,17 @@ impl Peer {
         }));
     }
 
+    /// Agrees to what a broker offers by itself.
+    pub fn tune_ok(&mut self, heartbeat: u16) {
+        let (channel_max, frame_max) = (2047, FRAME_MAX);
+        self.connection(connection::AMQPMethod::TuneOk(connection::TuneOk { channel_max, frame_max, heartbeat }));
+    }
+
+    /// This end's port and the broker's.
+    pub fn ports(&self) -> (u16, u16) {
+        (self.socket.local_addr().unwrap().port(), self.socket.peer_addr().unwrap().port())
+    }
+
     pub fn open_vhost(&mut self, name: &str) {
         self.connection(connection::AMQPMethod::Open(connection::Open { virtual_host: name.into() }));
     }
