@@ -991,8 +991,10 @@ impl Log {
         self.next > base(self.level)
     }
 
-    /// The mark of a level at rest: after it a restart knows exactly what was delivered.
-    pub fn final_mark(&self) -> Option<Mark> {
+    /// The mark of a level at rest: after it a restart knows exactly what was delivered. Nothing is delivered any more, so
+    /// that marks after it, when the queue still gets messages that others hand on, need not reserve anything either.
+    pub fn final_mark(&mut self) -> Option<Mark> {
+        (self.delivered_below_stored, self.delivered_below_taken) = (self.delivered_below, self.delivered_below);
         self.stored_any().then(|| Mark {
             low_water: self.low_water.min(self.stored_next),
             delivered_below: self.delivered_below,

@@ -851,11 +851,11 @@ impl<T> State<T> {
     }
 
     /// The marks of a queue at rest: after them a restart knows exactly what was delivered.
-    pub fn final_marks(&self) -> Vec<(u8, Mark)> {
+    pub fn final_marks(&mut self) -> Vec<(u8, Mark)> {
         if !self.rules.durable {
             return Vec::new();
         }
-        self.levels.iter().filter_map(|log| Some((log.level(), log.final_mark()?))).collect()
+        self.levels.iter_mut().filter_map(|log| Some((log.level(), log.final_mark()?))).collect()
     }
 }
 
