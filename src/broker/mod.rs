@@ -251,7 +251,7 @@ impl Broker {
     /// The graceful end: what is known about deliveries is written exactly, and everything synced. Connections are gone.
     pub fn close(&self) {
         let vhosts: Vec<_> = self.vhosts.read().values().cloned().collect();
-        for queue in vhosts.iter().flat_map(|vhost| vhost.queues()) {
+        for queue in vhosts.iter().flat_map(|vhost| vhost.queues().into_iter().chain(vhost.delay_queues())) {
             queue.rest();
         }
         self.house.store.close();

@@ -117,11 +117,12 @@ impl Channel {
 
     pub(super) fn queue_purge(&mut self, purge: &queue::Purge, cx: &mut Context) -> Result<(), Refusal> {
         let name = self.queue_name(purge.queue.as_str())?;
-        let count = match cx.vhost.is_reply_name(&name) {
+        let (count, committed) = match cx.vhost.is_reply_name(&name) {
             // Nothing rests there.
-            true => 0,
-            false => cx.vhost.queue_to_read(&cx.actor, &name)?.purge(&mut cx.acts),
+            true => (0, None),
+            false => Arc::clone(&cx.vhost).purge_queue(&cx.actor, &name, &mut cx.acts)?,
         };
+        cx.after(committed);
         let ok = queue::PurgeOk { message_count: u32::try_from(count).unwrap_or(u32::MAX) };
         self.queue_reply(purge.nowait, queue::AMQPMethod::PurgeOk(ok), cx)
     }

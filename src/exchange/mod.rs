@@ -11,6 +11,7 @@
 //! x-consistent-hash              a ring of buckets
 //! x-modulus-hash, x-random,
 //!   x-local-random               the destinations in order, to take one by its number
+//! x-delayed-message              that of the type that it delays for
 //! ```
 //!
 //! Nothing here knows of stores, clocks, tasks or dice: a random number comes with the message ([`Subject`]). Following bindings from exchange to exchange, the alternate exchange,
@@ -18,6 +19,7 @@
 
 mod binding;
 mod consistent_hash;
+mod delayed;
 mod direct;
 mod hash;
 mod headers;
@@ -56,10 +58,11 @@ pub enum Type {
     Random,
     LocalRandom,
     RecentHistory,
+    Delayed,
 }
 
 impl Type {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Direct,
         Self::Fanout,
         Self::Topic,
@@ -69,11 +72,31 @@ impl Type {
         Self::Random,
         Self::LocalRandom,
         Self::RecentHistory,
+        Self::Delayed,
     ];
 
     /// The type of this name, as `exchange.declare` has it.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The same for a type that must be there (`rabbit_exchange:check_type`).
+    pub fn check(name: &str) -> Result<Self, Refusal> {
+        Self::parse(name).ok_or_else(|| {
+            // What RabbitMQ has heard of, without a plugin that does it, is called otherwise.
+            let heard_of = ["", "system", "x-jms-topic"].contains(&name);
+            let what = if heard_of { "invalid" } else { "unknown" };
+            Refusal::precondition(format!("{what} exchange type '{name}'"))
+        })
+    }
+
+    /// The type by which an exchange of this type routes, if its arguments were checked: its own but for
+    /// [`Type::Delayed`], which stands for another.
+    pub fn routes_as(self, arguments: &Table) -> Self {
+        match self {
+            Self::Delayed => delayed::inner(arguments).unwrap_or(self),
+            kind => kind,
+        }
     }
 
     pub fn name(self) -> &'static str {
@@ -87,6 +110,7 @@ impl Type {
             Self::Random => "x-random",
             Self::LocalRandom => "x-local-random",
             Self::RecentHistory => "x-recent-history",
+            Self::Delayed => "x-delayed-message",
         }
     }
 }
@@ -132,6 +156,7 @@ pub fn check_type_arguments(kind: Type, arguments: &Table) -> Result<(), Refusal
     match kind {
         Type::ConsistentHash => consistent_hash::check_arguments(arguments),
         Type::RecentHistory => recent_history::check_arguments(arguments),
+        Type::Delayed => check_type_arguments(delayed::inner(arguments)?, arguments),
         _ => Ok(()),
     }
 }
@@ -156,6 +181,7 @@ fn atom(kind: Type) -> String {
 
 /// The bindings of one exchange as their source.
 pub struct Router {
+    /// By which it routes: [`Type::routes_as`].
     kind: Type,
     /// Sorted, so that all bindings to one destination are neighbours.
     bindings: BTreeMap<Binding, Note>,
@@ -184,8 +210,9 @@ enum Index {
 impl Router {
     /// `arguments` are the exchange's, and were checked.
     pub fn new(kind: Type, arguments: &Table) -> Self {
+        let kind = kind.routes_as(arguments);
         let index = match kind {
-            Type::Direct => Index::Direct(direct::Keys::default()),
+            Type::Direct | Type::Delayed => Index::Direct(direct::Keys::default()),
             Type::Fanout | Type::RecentHistory => Index::Fanout(Targets::default()),
             Type::Topic => Index::Topic(topic::Trie::default()),
             Type::Headers => Index::Headers,
@@ -195,12 +222,14 @@ impl Router {
         Self { kind, bindings: BTreeMap::new(), index }
     }
 
-    /// What an exchange of this type refuses to bind: a topic pattern with more than two `#`, a wrong `x-match` or weight,
+    /// What an exchange that routes by this type refuses to bind: a topic pattern with more than two `#`, a wrong `x-match` or weight,
     /// a queue that it can't choose. `bound` is the binding's destination.
     pub fn check(kind: Type, binding: &Binding, bound: Bound<'_>) -> Result<(), Refusal> {
         let routing_key = &*binding.routing_key;
         match kind {
-            Type::Direct | Type::Fanout | Type::ModulusHash | Type::Random | Type::RecentHistory => Ok(()),
+            Type::Direct | Type::Fanout | Type::ModulusHash | Type::Random | Type::RecentHistory | Type::Delayed => {
+                Ok(())
+            }
             Type::ConsistentHash => consistent_hash::check_weight(routing_key),
             Type::LocalRandom => random::check_local(routing_key, bound),
             Type::Topic => match topic::hashes(routing_key) {
@@ -214,6 +243,7 @@ impl Router {
         }
     }
 
+    /// The type by which it routes.
     pub fn kind(&self) -> Type {
         self.kind
     }

@@ -476,13 +476,14 @@ fn a_type_is_known_by_its_name() {
         assert_eq!(Type::parse(kind.name()), Some(kind));
     }
     assert_eq!(Type::parse("Direct"), None);
-    assert_eq!(Type::parse("x-delayed-message"), None);
+    assert_eq!(Type::parse("x-jms-topic"), None);
 }
 
 #[test]
 fn routes_are_remembered_by_key_where_the_key_alone_decides() {
     let forgotten: Vec<_> = Type::ALL.into_iter().filter(|kind| !router(*kind).is_by_key()).collect();
-    assert_eq!(forgotten, [Type::Headers, Type::Random, Type::LocalRandom, Type::RecentHistory]);
+    // A delayed one that says for which type is as that; what the message says is looked at before.
+    assert_eq!(forgotten, [Type::Headers, Type::Random, Type::LocalRandom, Type::RecentHistory, Type::Delayed]);
     for arguments in [[("hash-header", text("h"))], [("hash-property", text("message_id"))]] {
         assert!(!Router::new(Type::ConsistentHash, &table(&arguments)).is_by_key());
     }

@@ -797,15 +797,17 @@ fn rules(identity: &Identity, settings: &Settings, around: &Surroundings) -> Rul
         memory_bytes: around.memory.share(),
         single_active_consumer: settings.single_active_consumer,
         message_ttl_ms: settings.message_ttl_ms,
-        expire_at_head: around.expire_at_head,
+        // What was held back goes on as soon as its time has come.
+        expire_at_head: around.expire_at_head && !settings.delays,
         expires_ms: settings.expires_ms,
         max_length: settings.max_length,
         max_length_bytes: settings.max_length_bytes,
         overflow: settings.overflow,
-        dead_letters: settings.dead_letter_exchange.is_some(),
+        dead_letters: settings.dead_letter_exchange.is_some() || settings.delays,
         // A negative limit is none.
         delivery_limit: u32::try_from(limit.min(u32::MAX.into())).ok().filter(|_| quorum),
         delayed_retry: settings.delayed_retry.filter(|_| quorum),
+        delays: settings.delays,
     }
 }
 

@@ -117,6 +117,8 @@ pub struct Shared {
     pub durable: bool,
     /// All messages count as persistent, whatever their publishers say.
     pub all_persistent: bool,
+    /// Messages leave the queue in any order, so that no block is needed sooner for standing in front.
+    pub any_order: bool,
     /// Every block has facts, since bodies are counted.
     pub count_bodies: bool,
     /// Octets of messages to keep in memory.
@@ -960,9 +962,13 @@ impl Log {
         }
     }
 
-    /// Delivered messages that are on disk leave memory when it is short, whoever hoards them.
+    /// Delivered messages that are on disk leave memory when it is short, whoever hoards them. Where they leave the queue
+    /// in any order, whatever is on disk does: each block read for one message would stay for the rest of it.
     pub fn evict_delivered(&mut self, shared: &mut Shared) {
-        let first_ready = self.ready.first().map_or(self.next, |range| range.start);
+        let first_ready = match shared.any_order {
+            true => self.next,
+            false => self.ready.first().map_or(self.next, |range| range.start),
+        };
         let mut end = 0;
         for segment in &mut self.segments {
             if !shared.crowded() || segment.end() > first_ready {

@@ -14,6 +14,7 @@ pub mod classic;
 pub mod consumer;
 pub mod dead_letter;
 pub mod deadlines;
+pub mod delay;
 pub mod log;
 pub mod ranges;
 pub mod settings;

@@ -97,6 +97,8 @@ pub struct Settings {
     /// How long a consumer of a quorum queue may take for a message.
     pub consumer_timeout_ms: Option<u64>,
     pub delayed_retry: Option<DelayedRetry>,
+    /// It holds back what an exchange of type `x-delayed-message` has to delay. No arguments or policies make a queue so.
+    pub delays: bool,
     /// The policies that are in it, for listings.
     pub applied: Applied,
 }
@@ -494,6 +496,7 @@ impl Settings {
             // Policies with these apply to classic queues too, which know nothing of them.
             consumer_timeout_ms: smaller("x-consumer-timeout", terms.consumer_timeout_ms).filter(|_| is_quorum),
             delayed_retry: delayed_retry(arguments, &terms).filter(|_| is_quorum),
+            delays: false,
             applied,
         }
     }
@@ -720,6 +723,7 @@ mod tests {
             delivery_limit: None,
             consumer_timeout_ms: None,
             delayed_retry: None,
+            delays: false,
             applied: Applied::default(),
         };
         for fields in [vec![], vec![(QUEUE_TYPE, text(""))], vec![(QUEUE_TYPE, text("undefined"))]] {

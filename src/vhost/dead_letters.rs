@@ -17,9 +17,9 @@ use crate::queue::tallies::Tally;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Dead letters of one queue on their way to the same queues.
+/// Messages that leave one queue on their way to the same others.
 #[derive(Default)]
-struct Parcel {
+pub(super) struct Parcel {
     targets: Targets,
     packer: Packer,
     failed: u32,
@@ -27,9 +27,24 @@ struct Parcel {
     positions: Vec<Range<u64>>,
 }
 
+/// A message that leaves a queue.
+pub(super) struct Letter<'a> {
+    pub message: Message<'a>,
+    pub traits: Traits,
+    /// The queues that it reaches.
+    pub targets: Targets,
+    /// How often it failed.
+    pub failed: u32,
+    /// Where it is in the queue that it leaves, if anywhere.
+    pub position: Option<u64>,
+}
+
 impl Host for Vhost {
     fn hand_on(&self, queue: &Arc<Queue>, dead: Vec<Dead>, acts: &mut Acts) {
         let settings = queue.settings();
+        if settings.delays {
+            return self.hand_on_due(queue, dead, acts);
+        }
         let _together = self.around.store.together();
         let mut parcel = Parcel::default();
         for dead in dead {
@@ -46,28 +61,16 @@ impl Host for Vhost {
                     false => message,
                 };
                 let (relayed, targets) = self.relay(queue, &settings, &message, dead.reason);
-                if targets.is_empty() {
-                    if kept(&settings) && position.is_some() {
-                        self.deliver(queue, &mut parcel, acts);
-                        return queue.keep_dead(acts);
-                    }
-                    // Nobody wants it: it is gone. What went before it is settled before it.
-                    parcel.positions.extend(position.map(|position| position..position + 1));
-                    continue;
+                if targets.is_empty() && kept(&settings) && position.is_some() {
+                    self.deliver(queue, &mut parcel, acts);
+                    return queue.keep_dead(acts);
                 }
-                let bytes = relayed.message().packed_bytes();
                 let traits = Traits { persistent: dead.run.persistent(), ..relayed.traits };
-                if parcel.failed != dead.tally.failed
-                    || !parcel.packer.accepts(traits.persistent, bytes)
-                    || !same(&parcel.targets, &targets)
-                {
-                    if !self.deliver(queue, &mut parcel, acts) {
-                        return;
-                    }
-                    (parcel.targets, parcel.failed) = (targets, dead.tally.failed);
+                let failed = dead.tally.failed;
+                let letter = Letter { message: relayed.message(), traits, targets, failed, position };
+                if !self.enclose(queue, &mut parcel, letter, acts) {
+                    return;
                 }
-                parcel.packer.push(&relayed.message(), traits);
-                parcel.positions.extend(position.map(|position| position..position + 1));
             }
         }
         self.deliver(queue, &mut parcel, acts);
@@ -81,9 +84,29 @@ impl Host for Vhost {
 }
 
 impl Vhost {
+    /// Adds a message to those on the same way; those on another are delivered first. False as [`Vhost::deliver`] says it.
+    pub(super) fn enclose(&self, queue: &Arc<Queue>, parcel: &mut Parcel, letter: Letter<'_>, acts: &mut Acts) -> bool {
+        let Letter { message, traits, targets, failed, position } = letter;
+        // Where nobody wants it, it is gone. What went before it is settled before it.
+        if !targets.is_empty() {
+            if parcel.failed != failed
+                || !parcel.packer.accepts(traits.persistent, message.packed_bytes())
+                || !same(&parcel.targets, &targets)
+            {
+                if !self.deliver(queue, parcel, acts) {
+                    return false;
+                }
+                (parcel.targets, parcel.failed) = (targets, failed);
+            }
+            parcel.packer.push(&message, traits);
+        }
+        parcel.positions.extend(position.map(|position| position..position + 1));
+        true
+    }
+
     /// Publishes what has gathered and settles it in the queue it comes from. False if its targets would not take it,
     /// and it must not be lost: then it stays.
-    fn deliver(&self, queue: &Arc<Queue>, parcel: &mut Parcel, acts: &mut Acts) -> bool {
+    pub(super) fn deliver(&self, queue: &Arc<Queue>, parcel: &mut Parcel, acts: &mut Acts) -> bool {
         let Parcel { targets, mut packer, failed, positions } = std::mem::take(parcel);
         if !packer.is_empty() {
             let run = Arc::new(packer.finish());

@@ -1,10 +1,11 @@
 //! The only place of the rules about names, rights, equivalence and life cycle.
 //! Texts and order of checks are RabbitMQ's (`rabbit_channel.erl`, `rabbit_amqqueue.erl`, `rabbit_exchange.erl`).
 
+use super::delayed;
 use super::events::HOUSE;
 use super::records;
 use super::reply_to;
-use super::topology::{Exchange, Removed};
+use super::topology::{Exchange, Removed, Topology};
 use super::{Actor, Vhost};
 use crate::amqp::Table;
 use crate::auth::Access;
@@ -173,15 +174,18 @@ impl Vhost {
         let settings = Settings::with_policy(&identity.arguments, applied);
         let queue = Queue::new(identity, settings, &self.around);
         topology.queues.insert(Arc::clone(&queue.identity.name), Arc::clone(&queue));
-        let committed = durable.then(|| {
-            let next = self.house.next_queue.load(Ordering::Relaxed);
-            let counter = Change::Meta("next_queue", next.to_be_bytes().to_vec());
-            self.house.store.change(vec![counter, records::put_queue(&queue.identity)])
-        });
+        let committed =
+            durable.then(|| self.house.store.change(vec![self.counter(), records::put_queue(&queue.identity)]));
         drop(topology);
         self.changed();
         self.events().queue_created(&queue, &actor.user);
         Ok(((Found::new(queue), true), committed))
+    }
+
+    /// Writes how many numbers were given to queues.
+    fn counter(&self) -> Change {
+        let next = self.house.next_queue.load(Ordering::Relaxed);
+        Change::Meta("next_queue", next.to_be_bytes().to_vec())
     }
 
     /// queue.declare with `passive`: whether it is there.
@@ -191,6 +195,9 @@ impl Vhost {
             return self.find_reply_queue(name);
         }
         actor.check_any("queue", &self.name, name)?;
+        if let Some(queue) = self.delay_queue(name) {
+            return Ok(Found::new(queue));
+        }
         let queue = self.queue(actor, name)?;
         touch(&queue);
         Ok(Found::new(queue))
@@ -209,12 +216,28 @@ impl Vhost {
     /// A queue that the actor's connection may use.
     fn queue(&self, actor: &Actor, name: &str) -> Result<Arc<Queue>, Refusal> {
         let found = self.topology.read().queues.get(name).cloned();
-        let queue = found.filter(|queue| queue.alive()).ok_or_else(|| self.no_queue(name))?;
+        let found = found.filter(|queue| queue.alive());
+        let queue = found.ok_or_else(|| self.no_queue_of_clients(&self.topology.read(), name))?;
         check_exclusive(&queue, actor)?;
         Ok(queue)
     }
 
-    /// A queue to consume or get from, or to purge.
+    /// What is no queue of clients' may be one of an exchange's.
+    fn no_queue_of_clients(&self, topology: &Topology, name: &str) -> Refusal {
+        topology.delay_queue(name).map_or_else(|| self.no_queue(name), |queue| delayed::untouchable(queue))
+    }
+
+    /// queue.purge
+    pub fn purge_queue(&self, actor: &Actor, name: &str, acts: &mut Acts) -> Answer<u64> {
+        actor.check(Access::Read, "queue", &self.name, name)?;
+        match self.delay_queue(name) {
+            // Whoever cancels wants no crash to undo it: the next commit has it in it.
+            Some(queue) => Ok((queue.purge(acts), Some(self.house.store.change(Vec::new())))),
+            None => Ok((self.queue(actor, name)?.purge(acts), None)),
+        }
+    }
+
+    /// A queue to consume or get from.
     pub fn queue_to_read(&self, actor: &Actor, name: &str) -> Result<Arc<Queue>, Refusal> {
         actor.check(Access::Read, "queue", &self.name, name)?;
         self.queue(actor, name)
@@ -304,7 +327,8 @@ impl Vhost {
 
     /// The durable part of what vanished. `destination_durable`: of the thing that was removed first.
     fn removal(&self, removed: &Removed, destination_durable: bool) -> Vec<Change> {
-        let mut changes = Vec::new();
+        let delayed = removed.exchanges.iter().filter_map(|exchange| exchange.delay.as_ref());
+        let mut changes: Vec<_> = delayed.filter_map(|queue| self.drop_delayed(queue)).collect();
         for exchange in removed.exchanges.iter().filter(|exchange| exchange.durable) {
             changes.push(Change::Delete(records::exchange_key(&self.name, &exchange.name)));
         }
@@ -321,12 +345,7 @@ impl Vhost {
     /// exchange.declare. Says whether the exchange is new.
     pub fn declare_exchange(&self, actor: &Actor, name: &str, wish: &ExchangeWish) -> Answer<bool> {
         let name = strip(name);
-        let kind = Type::parse(&wish.kind).ok_or_else(|| {
-            // What RabbitMQ has heard of, without a plugin that does it, is called otherwise.
-            let heard_of = ["", "system", "x-jms-topic"].contains(&&*wish.kind);
-            let what = if heard_of { "invalid" } else { "unknown" };
-            Refusal::precondition(format!("{what} exchange type '{}'", wish.kind))
-        })?;
+        let kind = Type::check(&wish.kind)?;
         not_default(&name)?;
         actor.check(Access::Configure, "exchange", &self.name, &name)?;
         let resource = format!("exchange '{name}' in vhost '{}'", self.name);
@@ -353,14 +372,18 @@ impl Vhost {
         }
         exchange::check_type_arguments(kind, &wish.arguments)?;
         let mut exchange = Exchange {
+            delay: (kind == Type::Delayed).then(|| self.new_delay_queue(&name, wish.durable)),
             auto_delete: wish.auto_delete,
             internal: wish.internal,
             ..Exchange::new(&name, kind, wish.durable, wish.arguments.clone())
         };
         exchange.apply(topology.policies.for_exchange(&name));
-        let committed =
-            wish.durable.then(|| self.house.store.change(vec![records::put_exchange(&self.name, &exchange)]));
         let policy = exchange.applied.policy.as_ref().map(|policy| Arc::clone(&policy.name));
+        let committed = wish.durable.then(|| {
+            let counter = exchange.delay.is_some().then(|| self.counter());
+            let put = records::put_exchange(&self.name, &exchange);
+            self.house.store.change(counter.into_iter().chain([put]).collect())
+        });
         topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
         drop(topology);
         self.changed();
@@ -411,10 +434,10 @@ impl Vhost {
         let source = self.check_binding(actor, source, &binding)?;
         let mut topology = self.topology.write();
         let exchange = topology.exchanges.get(&*source).ok_or_else(|| self.no_exchange(&source))?;
-        let (kind, history) = (exchange.kind, exchange.history.clone());
+        let (kind, history) = (exchange.router.kind(), exchange.history.clone());
         match &binding.destination {
             Destination::Queue(name) => {
-                let queue = topology.queues.get(name).ok_or_else(|| self.no_queue(name))?;
+                let queue = topology.queues.get(name).ok_or_else(|| self.no_queue_of_clients(&topology, name))?;
                 // Before the queue's owner is looked at (`rabbit_binding:binding_checks`).
                 Router::check(kind, &binding, Bound::Queue(queue.settings().queue_type.module()))?;
                 check_exclusive(queue, actor)?;

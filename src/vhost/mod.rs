@@ -1,12 +1,13 @@
 //! One virtual host: its names and its rules.
 //!
 //! Both doors, AMQP and HTTP, come through here, so every rule about names, rights and equivalence stands once, in
-//! [`declare`]. Routing is [`publish`]; what policies do is [`policies`]. What happens is told by [`events`], and shown
-//! by [`trace`]. What is durable goes to the store with [`records`] and comes back with
+//! [`declare`]. Routing is [`publish`]; what is routed later is [`delayed`]; what policies do is [`policies`]. What happens
+//! is told by [`events`], and shown by [`trace`]. What is durable goes to the store with [`records`] and comes back with
 //! [`recover`].
 
 pub mod dead_letters;
 pub mod declare;
+pub mod delayed;
 pub mod events;
 pub mod policies;
 pub mod publish;

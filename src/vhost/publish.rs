@@ -1,6 +1,7 @@
 //! Where does a message go? And what exchanges remember of it.
 
 use super::Vhost;
+use super::delayed;
 use super::reply_to;
 use super::topology::{Exchange, Topology};
 use crate::amqp;
@@ -12,6 +13,7 @@ use crate::exchange::{Destination, Subject};
 use crate::message::{Marks, Message, Packer, Traits};
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
+use crate::queue::delay;
 use crate::refusal::Refusal;
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
@@ -50,7 +52,8 @@ impl Vhost {
     /// Routes a message by all its keys (the routing key, then `CC` and `BCC`). `by_client` refuses internal exchanges.
     ///
     /// Exchanges bound to exchanges are followed, each once, so cycles end; an exchange that matches nothing hands on
-    /// to its alternate (RabbitMQ: "Alternate Exchanges").
+    /// to its alternate (RabbitMQ: "Alternate Exchanges"). An exchange that delays what is to be delayed does neither before
+    /// its time: the message goes to a queue of the exchange's own.
     pub fn route(
         &self,
         exchange: &str,
@@ -70,6 +73,8 @@ impl Vhost {
                         Some(queue) => add(&mut route.targets, queue),
                         None => route.swallowed |= self.is_reply_name(key),
                     }
+                } else if by_client && let Some(queue) = topology.delay_queue(key) {
+                    return Err(delayed::untouchable(queue));
                 }
             }
             return Ok(route);
@@ -81,6 +86,13 @@ impl Vhost {
         while let Some(name) = seen.get(at) {
             at += 1;
             let Some(exchange) = topology.exchanges.get(name) else { continue };
+            if let Some(queue) = &exchange.delay {
+                route.cacheable = false;
+                if delay::delay_ms(properties.and_then(|properties| properties.headers)).is_some() {
+                    add(&mut route.targets, queue);
+                    continue;
+                }
+            }
             route.cacheable &= exchange.router.is_by_key();
             route.histories.extend(exchange.history.clone());
             let mut matched = false;
@@ -111,7 +123,7 @@ impl Vhost {
     }
 
     /// The same from another exchange than the one the message was published to.
-    fn route_through(
+    pub(super) fn route_through(
         &self,
         exchange: &str,
         message: &Message<'_>,

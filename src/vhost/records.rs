@@ -27,6 +27,9 @@ pub struct ExchangeRecord {
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: Table,
+    /// The number of the queue that holds back its messages, if its type does so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_queue: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,6 +101,7 @@ pub fn put_exchange(vhost: &str, exchange: &Exchange) -> Change {
             auto_delete: exchange.auto_delete,
             internal: exchange.internal,
             arguments: exchange.arguments.clone(),
+            delay_queue: exchange.delay.as_ref().map(|queue| queue.identity.id),
         },
     )
 }

@@ -10,10 +10,12 @@ use crate::queue::settings::{Declared, Settings};
 use std::sync::Arc;
 
 impl Vhost {
-    /// Brings an exchange back.
+    /// Brings an exchange back, with what it holds back where that lies on disk.
     pub fn recover_exchange(&self, record: &ExchangeRecord) -> Result<(), String> {
         let kind = Type::parse(&record.kind).ok_or_else(|| format!("unknown exchange type '{}'", record.kind))?;
+        let delay = record.delay_queue.map(|id| self.recover_delay_queue(&record.name, id)).transpose()?;
         let mut exchange = Exchange {
+            delay,
             auto_delete: record.auto_delete,
             internal: record.internal,
             ..Exchange::new(&record.name, kind, true, record.arguments.clone())

@@ -24,6 +24,9 @@ pub struct Exchange {
     /// Where messages go that no binding takes, by argument or policy.
     pub alternate: Option<Arc<str>>,
     pub router: Router,
+    /// Holds back what is to be routed later, if its type does so. Not among [`Topology::queues`]: it is nobody's to bind,
+    /// to consume, or to set policies for.
+    pub delay: Option<Arc<Queue>>,
     /// What it remembers, if its type does. Its lock is taken with no other held.
     pub history: Option<Arc<Mutex<History>>>,
 }
@@ -31,6 +34,7 @@ pub struct Exchange {
 impl Exchange {
     /// The arguments were checked.
     pub fn new(name: &str, kind: Type, durable: bool, arguments: Table) -> Self {
+        let router = Router::new(kind, &arguments);
         Self {
             name: name.into(),
             kind,
@@ -39,8 +43,9 @@ impl Exchange {
             internal: false,
             applied: Applied::default(),
             alternate: None,
-            router: Router::new(kind, &arguments),
-            history: (kind == Type::RecentHistory).then(|| Arc::new(Mutex::new(History::new(&arguments)))),
+            delay: None,
+            history: (router.kind() == Type::RecentHistory).then(|| Arc::new(Mutex::new(History::new(&arguments)))),
+            router,
             arguments,
         }
     }

@@ -6,7 +6,7 @@ use super::support::{Broker, Declare, Peer};
 use amq_protocol::protocol::{AMQPClass, exchange, queue};
 use amq_protocol::types::{AMQPValue, FieldTable};
 
-fn table(fields: &[(&str, AMQPValue)]) -> FieldTable {
+pub fn table(fields: &[(&str, AMQPValue)]) -> FieldTable {
     let mut table = FieldTable::default();
     for (key, value) in fields {
         table.insert((*key).into(), value.clone());
@@ -14,11 +14,11 @@ fn table(fields: &[(&str, AMQPValue)]) -> FieldTable {
     table
 }
 
-fn text(text: &str) -> AMQPValue {
+pub fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-fn declare(name: &str, kind: &str, arguments: FieldTable) -> AMQPClass {
+pub fn declare(name: &str, kind: &str, arguments: FieldTable) -> AMQPClass {
     AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
         exchange: name.into(),
         kind: kind.into(),
@@ -31,11 +31,11 @@ fn declare(name: &str, kind: &str, arguments: FieldTable) -> AMQPClass {
     }))
 }
 
-fn declared() -> AMQPClass {
+pub fn declared() -> AMQPClass {
     AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}))
 }
 
-fn bind_queue(queue: &str, exchange: &str, routing_key: &str) -> AMQPClass {
+pub fn bind_queue(queue: &str, exchange: &str, routing_key: &str) -> AMQPClass {
     AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
         queue: queue.into(),
         exchange: exchange.into(),
@@ -45,7 +45,7 @@ fn bind_queue(queue: &str, exchange: &str, routing_key: &str) -> AMQPClass {
     }))
 }
 
-fn bind_exchange(destination: &str, source: &str) -> AMQPClass {
+pub fn bind_exchange(destination: &str, source: &str) -> AMQPClass {
     AMQPClass::Exchange(exchange::AMQPMethod::Bind(exchange::Bind {
         destination: destination.into(),
         source: source.into(),
@@ -69,7 +69,7 @@ fn unbind(peer: &mut Peer, queue: &str, exchange: &str, routing_key: &str) {
 }
 
 /// Durable queues, bound with a key.
-fn bound(peer: &mut Peer, exchange: &str, queues: &[(&str, &str)]) {
+pub fn bound(peer: &mut Peer, exchange: &str, queues: &[(&str, &str)]) {
     for (name, key) in queues {
         peer.declare(1, Declare::durable(name));
         peer.bind(1, name, exchange, key);
@@ -87,12 +87,12 @@ fn publish(peer: &mut Peer, exchange: &str, keys: &[String], sequence: &mut u64)
     *sequence += keys.len() as u64;
 }
 
-fn drain(peer: &mut Peer, queue: &str) -> Vec<Content> {
+pub fn drain(peer: &mut Peer, queue: &str) -> Vec<Content> {
     std::iter::from_fn(|| peer.get(1, queue, true)).collect()
 }
 
 /// The bodies in a queue, in their order.
-fn bodies(peer: &mut Peer, queue: &str) -> Vec<String> {
+pub fn bodies(peer: &mut Peer, queue: &str) -> Vec<String> {
     drain(peer, queue).into_iter().map(|content| String::from_utf8(content.body).unwrap()).collect()
 }
 

@@ -123,6 +123,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("queue::log", &["queue", "message"], "the log is runs"),
     ("queue::timer", &["queue", "clock"], "it wakes queues"),
     ("queue::dead_letter", &["message", "amqp", "queue"], ""),
+    ("queue::delay", &["amqp"], ""),
     ("queue::settings", &["amqp", "refusal", "declaration", "policy"], ""),
     ("queue::consumer", &["queue", "message"], ""),
     ("queue::ranges", &[], ""),
@@ -163,6 +164,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
 const PURE: &[&str] = &[
     "queue::state",
     "queue::dead_letter",
+    "queue::delay",
     "queue::settings",
     "queue::ranges",
     "exchange",

@@ -7,6 +7,7 @@
 mod clients;
 mod copies;
 mod dead_letters;
+mod delayed;
 mod durability;
 mod events;
 mod exchanges;

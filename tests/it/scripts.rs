@@ -89,6 +89,7 @@ fn rules(words: &Words<'_>) -> Rules {
             Some(other) => panic!("overflow={other}"),
         },
         dead_letters: words.flag("dead-letters"),
+        delays: words.flag("delays"),
         delivery_limit: words.number("delivery-limit"),
         delayed_retry: retry,
     }

@@ -5,6 +5,7 @@ use crate::amqp::properties::Properties;
 use crate::message::Run;
 use crate::queue::dead_letter::Reason;
 use crate::queue::deadlines::Deadlines;
+use crate::queue::delay::delay_ms;
 use crate::queue::log::Log;
 use crate::queue::ranges::Ranges;
 use crate::queue::settings::DelayedRetry;
@@ -41,8 +42,13 @@ impl<T> State<T> {
         self.used_at_ms = now_ms;
     }
 
-    /// When the messages of a run expire: the sooner of what they and the queue say.
+    /// When the messages of a run expire: the sooner of what they and the queue say. Where they are held back, when that
+    /// ends; what else they say counts in the queues that they reach then.
     pub(super) fn deadlines(&self, run: &Run, now_ms: u64) -> Option<Deadlines> {
+        if self.rules.delays {
+            // Every one: what had none would never leave.
+            return Deadlines::of((0..run.count()).map(|index| Some(now_ms.saturating_add(own_delay_ms(run, index)))));
+        }
         let queue = self.rules.message_ttl_ms.map(|ttl_ms| now_ms.saturating_add(ttl_ms));
         if !run.expires() {
             return Some(Deadlines::all(queue?, run.count()));
@@ -153,6 +159,11 @@ impl<T> State<T> {
             self.put_back(position..until);
         }
     }
+}
+
+fn own_delay_ms(run: &Run, index: u32) -> u64 {
+    let properties = Properties::parse(run.message(index).properties);
+    properties.ok().and_then(|properties| delay_ms(properties.headers)).unwrap_or(0)
 }
 
 /// A message's own time to live. Its publisher was refused if it made no sense.

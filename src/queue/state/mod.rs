@@ -121,6 +121,8 @@ pub struct Rules {
     /// How often a message may come back as a failure.
     pub delivery_limit: Option<u32>,
     pub delayed_retry: Option<DelayedRetry>,
+    /// Messages are held back for as long as they say and then die, to be handed on. All are kept as if persistent.
+    pub delays: bool,
 }
 
 impl Rules {
@@ -210,7 +212,8 @@ impl<T> State<T> {
         let mut state = Self {
             shared: Shared {
                 durable: rules.durable,
-                all_persistent: rules.quorum,
+                all_persistent: rules.quorum || rules.delays,
+                any_order: rules.delays,
                 count_bodies: rules.max_length_bytes.is_some(),
                 memory_max: rules.memory_bytes,
                 memory_bytes: 0,
@@ -332,7 +335,7 @@ impl<T> State<T> {
         } else {
             self.add(Arc::clone(run), failed, now_ms, effects);
         }
-        let persistent = self.rules.durable && (run.persistent() || self.rules.quorum);
+        let persistent = self.rules.durable && (run.persistent() || self.shared.all_persistent);
         match ticket {
             Some(ticket) if persistent => self.waiting.push(ticket),
             Some(ticket) => effects.tickets.push(ticket),

@@ -3,6 +3,7 @@
 //! Which consumer gets a message and when is the machine's choice, since a message may have to be read or marked first.
 //! So what it delivers drives the model: each delivery must be the one that was to come next.
 
+mod delays;
 mod disk;
 mod model;
 
