@@ -114,7 +114,8 @@ struct Turn<'a>(&'a AtomicBool);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        // Not just a store: the look at the list that follows must see what was added before somebody found this set.
+        self.0.swap(false, Ordering::AcqRel);
     }
 }
 
