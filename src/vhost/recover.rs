@@ -8,11 +8,13 @@ use crate::queue::Queue;
 use crate::queue::classic::Identity;
 use crate::queue::settings::{Declared, Settings};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Vhost {
     /// Brings an exchange back, with what it holds back where that lies on disk.
     pub fn recover_exchange(&self, record: &ExchangeRecord) -> Result<(), String> {
         let kind = Type::parse(&record.kind).ok_or_else(|| format!("unknown exchange type '{}'", record.kind))?;
+        record.delay_queue.into_iter().for_each(|id| self.number_taken(id));
         let delay = record.delay_queue.map(|id| self.recover_delay_queue(&record.name, id)).transpose()?;
         let mut exchange = Exchange {
             delay,
@@ -34,6 +36,7 @@ impl Vhost {
         let queue_type = Settings::parse(&resource, &declared).map_err(|refusal| refusal.text)?.queue_type;
         let applied = self.topology.read().policies.for_queue(&record.name, queue_type);
         let settings = Settings::with_policy(&record.arguments, applied);
+        self.number_taken(record.id);
         let identity = Identity {
             id: record.id,
             vhost: Arc::clone(&self.name),
@@ -46,6 +49,12 @@ impl Vhost {
         let queue = Queue::recover(identity, settings, &self.around)?;
         self.topology.write().queues.insert(Arc::clone(&queue.identity.name), queue);
         Ok(())
+    }
+
+    /// No new queue gets the number of one that comes back, whatever the counter on disk says: of two virtual hosts that
+    /// declared at once, the one with the lower may have written it last.
+    fn number_taken(&self, id: u64) {
+        self.house.next_queue.fetch_max(id + 1, Ordering::Relaxed);
     }
 
     /// Brings a binding back, if both its ends are there. They come in the order of their places, those without one last.

@@ -242,3 +242,32 @@ fn the_firehose_is_turned_on_and_off_while_the_virtual_host_works() {
     vhost.trace(false);
     assert!(!vhost.is_traced());
 }
+
+#[test]
+fn no_new_queue_gets_the_number_of_one_that_comes_back() {
+    let (_folder, vhost) = vhost();
+    let recovered = |id: u64| super::records::QueueRecord {
+        id,
+        vhost: "/".to_owned(),
+        name: format!("q{id}"),
+        auto_delete: false,
+        arguments: Table::default(),
+    };
+    // As if the counter on disk were behind.
+    vhost.recover_queue(recovered(7)).unwrap();
+    vhost.recover_queue(recovered(3)).unwrap();
+    assert_eq!(declare(&vhost, "new", &[]).identity.id, 8);
+    let mut arguments = Table::default();
+    arguments.insert("x-delayed-type".into(), text("direct"));
+    let held_back = super::records::ExchangeRecord {
+        vhost: "/".to_owned(),
+        name: "x".to_owned(),
+        kind: "x-delayed-message".to_owned(),
+        auto_delete: false,
+        internal: false,
+        arguments,
+        delay_queue: Some(20),
+    };
+    vhost.recover_exchange(&held_back).unwrap();
+    assert_eq!(declare(&vhost, "newer", &[]).identity.id, 21);
+}
