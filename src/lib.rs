@@ -18,6 +18,8 @@
 // The AMQP door.
 pub mod server;
 
+pub mod admission;
+
 pub mod connection;
 
 pub mod channel;
@@ -40,6 +42,8 @@ pub mod policy;
 pub mod auth;
 
 pub mod clock;
+
+pub mod pace;
 
 pub mod declaration;
 

@@ -48,6 +48,12 @@ pub struct Config {
     /// 0 is as many as there are numbers.
     pub channel_max: u16,
     pub max_connections: Option<u32>,
+    /// Connections that have not logged in yet.
+    pub unauthenticated_max: Option<u32>,
+    /// The same, of one address that does not stand for many.
+    pub unauthenticated_per_address: Option<u32>,
+    /// Connections taken from such an address, a second.
+    pub accepts_per_address: Option<u32>,
     pub consumer_max_per_channel: Option<u32>,
     /// Bytes of a message's body; at most 512 MiB.
     pub max_message_size: u64,
@@ -175,6 +181,9 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         initial_frame_max: meaning.bytes("initial_frame_max"),
         channel_max: meaning.number("channel_max").unwrap_or_default(),
         max_connections: meaning.number("max_connections"),
+        unauthenticated_max: meaning.number("unauthenticated_max"),
+        unauthenticated_per_address: meaning.number("unauthenticated_per_address"),
+        accepts_per_address: meaning.number("accepts_per_address"),
         consumer_max_per_channel: meaning.number("consumer_max_per_channel"),
         consumer_timeout: Some(meaning.time("consumer_timeout")).filter(|time| !time.is_zero()),
         max_message_size: meaning.bytes("max_message_size"),

@@ -90,6 +90,8 @@ fn nothing_said_gives_the_defaults() {
     assert_eq!(config.handshake_timeout, Duration::from_secs(10));
     assert_eq!((config.heartbeat_s, config.frame_max, config.initial_frame_max), (60, 131_072, 8192));
     assert_eq!((config.channel_max, config.max_connections), (2047, None));
+    assert_eq!((config.unauthenticated_max, config.unauthenticated_per_address), (Some(2000), Some(100)));
+    assert_eq!(config.accepts_per_address, Some(200));
     assert_eq!(config.max_message_size, 16 << 20);
     assert_eq!((config.messages_memory, config.queue_memory), (32 << 20, 4 << 20));
     assert_eq!((config.store_write_buffer, config.unsynced_max, config.workers), (4 << 20, 4 << 20, None));

@@ -125,6 +125,9 @@ impl Connection {
                 });
             }
         };
+        if !self.guest.welcome() {
+            return Err(End::Drop(super::GAVE_WAY.into()));
+        }
         self.broker.events().authenticated(&self.shown(), &user.name);
         self.state = State::Tuning { user };
         let config = &self.broker.config;

@@ -11,6 +11,7 @@
 
 mod handshake;
 
+use crate::admission::Guest;
 use crate::amqp::frame::{self, Frame, Malformed};
 use crate::amqp::method::{self, Id, Method, Undecodable};
 use crate::amqp::properties::ContentHeader;
@@ -33,6 +34,10 @@ use tokio::time::Instant;
 
 /// The read buffer grows to this while reads fill it, and shrinks again when they don't.
 const READ_BYTES: std::ops::Range<usize> = 4 << 10..256 << 10;
+/// Octets read at once from a client that has not logged in.
+const UNKNOWN_READ_BYTES: usize = 16 << 10;
+/// How long a client may take to say that it speaks AMQP: its first eight octets.
+const HEADER_PATIENCE: Duration = Duration::from_secs(2);
 /// After a read of so many octets other connections have their turn.
 const HEAVY_READ_BYTES: usize = 32 << 10;
 /// How long a client may take to answer connection.close.
@@ -41,6 +46,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 const SILENT_DELAY: Duration = Duration::from_secs(3);
 /// How long the last octets may take.
 const FINISH_PATIENCE: Duration = Duration::from_secs(5);
+/// Why one of those who have not logged in is dropped when there are too many of them.
+const GAVE_WAY: &str = "had not logged in when its place was needed";
 
 /// Where the connection is on its way.
 enum State {
@@ -83,6 +90,8 @@ struct Connection {
     mechanism: &'static str,
     broker: Arc<Broker>,
     registered: Arc<Registered>,
+    /// Its place among those who have not logged in, until it has.
+    guest: Guest,
     peer: SocketAddr,
     local: SocketAddr,
     socket: OwnedReadHalf,
@@ -114,7 +123,7 @@ enum End {
 type Outcomes<T> = Result<T, End>;
 
 /// Serves a client until it goes.
-pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr, guest: Guest) {
     let Some((id, registered)) = broker.register() else {
         tracing::warn!("connection from {peer} refused: node connection limit is reached");
         return;
@@ -137,6 +146,7 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr) {
         heartbeat: Duration::ZERO,
         broker: Arc::clone(&broker),
         registered,
+        guest,
         peer,
         local,
         socket,
@@ -169,8 +179,9 @@ impl Connection {
     async fn run(&mut self) -> End {
         let started = Instant::now();
         let handshake = started + self.broker.config.handshake_timeout;
-        let mut buffer = Buffer::default();
-        match tokio::time::timeout_at(handshake, self.protocol_header(&mut buffer)).await {
+        let mut buffer = Buffer::new(UNKNOWN_READ_BYTES);
+        match tokio::time::timeout_at(handshake.min(started + HEADER_PATIENCE), self.protocol_header(&mut buffer)).await
+        {
             Ok(Ok(())) => {}
             Ok(Err(end)) => return end,
             Err(_) => return End::Drop("no protocol header in time".into()),
@@ -186,6 +197,9 @@ impl Connection {
             }
             if self.egress.broken() {
                 return End::Drop("the socket failed".into());
+            }
+            if matches!(self.state, State::Running(_)) {
+                buffer.bytes_max = READ_BYTES.end;
             }
             if heavy {
                 // One that always has more must not keep the others, nor those who only now connect, from their turn.
@@ -212,6 +226,7 @@ impl Connection {
                     }
                     Err(error) => return End::Drop(error.to_string()),
                 },
+                () = self.guest.gives_way() => return End::Drop(GAVE_WAY.into()),
                 () = registered.asked.notified() => {
                     let reason = registered.reason.lock().take().unwrap_or_default();
                     return End::Close(Fault::new(ReplyCode::ConnectionForced, reason, (0, 0)));
@@ -468,12 +483,21 @@ impl Connection {
                 tracing::warn!("closing AMQP connection {name}: {text}");
                 self.end_session(false).await;
                 self.egress.pump();
-                tokio::time::sleep(SILENT_DELAY).await;
+                let gives_way = self.guest.gives_way();
+                let _ = tokio::time::timeout(SILENT_DELAY, gives_way).await;
             }
             End::Close(fault) => {
                 self.say_close(&fault).await;
                 let heartbeat = if self.heartbeat.is_zero() { CLOSE_PATIENCE } else { self.heartbeat };
-                let _ = tokio::time::timeout(heartbeat.min(CLOSE_PATIENCE), self.await_close_ok()).await;
+                let patience = match self.guest.is_known() {
+                    true => heartbeat.min(CLOSE_PATIENCE),
+                    false => self.broker.config.handshake_timeout.min(CLOSE_PATIENCE),
+                };
+                let gives_way = self.guest.gives_way();
+                tokio::select! {
+                    _ = tokio::time::timeout(patience, self.await_close_ok()) => {}
+                    () = gives_way => {}
+                }
             }
             End::CloseDeaf(fault) => {
                 self.say_close(&fault).await;
@@ -514,7 +538,7 @@ impl Connection {
     }
 
     async fn read_over(&mut self, until_close_ok: bool) {
-        let mut buffer = Buffer::default();
+        let mut buffer = Buffer::new(UNKNOWN_READ_BYTES);
         loop {
             let mut at = 0;
             while let Ok(Some((frame, length))) = frame::split(&buffer.octets[at..buffer.filled], self.frame_max) {
@@ -780,15 +804,20 @@ fn whole_content(number: u16, behind: &[u8], frame_max: u32) -> Option<(ContentH
 }
 
 /// What was read and not yet understood.
-#[derive(Default)]
 struct Buffer {
     octets: Vec<u8>,
     filled: usize,
+    /// It grows no further while frames are not larger.
+    bytes_max: usize,
     /// Small reads in a row.
     small: u8,
 }
 
 impl Buffer {
+    fn new(bytes_max: usize) -> Self {
+        Self { octets: Vec::new(), filled: 0, bytes_max, small: 0 }
+    }
+
     fn consume(&mut self, count: usize) {
         self.octets.copy_within(count..self.filled, 0);
         self.filled -= count;
@@ -809,8 +838,8 @@ impl Buffer {
                 Ok(count) => {
                     self.filled += count;
                     let full = self.filled == self.octets.len();
-                    if full && self.octets.len() < READ_BYTES.end {
-                        self.octets.resize((self.octets.len() * 4).min(READ_BYTES.end), 0);
+                    if full && self.octets.len() < self.bytes_max {
+                        self.octets.resize((self.octets.len() * 4).min(self.bytes_max), 0);
                     }
                     self.small = if count < READ_BYTES.start { self.small.saturating_add(1) } else { 0 };
                     return Ok(count);

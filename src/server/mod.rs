@@ -1,5 +1,6 @@
 //! Sockets in, connections out: bind, accept, stop.
 
+use crate::admission::{self, Door};
 use crate::broker::{Broker, StartError};
 use crate::config::{Config, EXIT_CONFIG};
 use crate::definitions::{self, Document};
@@ -8,7 +9,7 @@ use crate::written::{Place, Remark, Remarks};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,6 +29,10 @@ pub mod exit {
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
+/// How long to wait for descriptors when there are none.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Those who are turned away are told of once in this time.
+const TURNED_AWAY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connections may take to say good-bye at the end.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -57,7 +62,7 @@ fn fail(code: u8, text: &str) -> ExitCode {
 }
 
 async fn serve(config: Arc<Config>) -> ExitCode {
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return fail(exit::IO, "can't listen for signals");
@@ -114,6 +119,12 @@ async fn serve(config: Arc<Config>) -> ExitCode {
         let broker = Arc::clone(&broker);
         async move { broker.keep_time().await }
     });
+    let door = Door::new(admission::Limits {
+        clients_max: descriptors.saturating_sub(admission::DESCRIPTORS_RESERVED).max(1),
+        unknown_max: config.unauthenticated_max.map_or(usize::MAX, |limit| limit as usize),
+        unknown_per_address: config.unauthenticated_per_address.map_or(usize::MAX, |limit| limit as usize),
+        accepts_per_address: config.accepts_per_address,
+    });
     let mut accepting = vec![time];
     for socket in sockets {
         let listener = match socket.listen(BACKLOG) {
@@ -123,7 +134,7 @@ async fn serve(config: Arc<Config>) -> ExitCode {
         if let Ok(address) = listener.local_addr() {
             tracing::info!("started TCP listener on {address}");
         }
-        accepting.push(tokio::spawn(accept(listener, Arc::clone(&broker))));
+        accepting.push(tokio::spawn(accept(listener, Arc::clone(&broker), Arc::clone(&door))));
     }
     // Test-container libraries wait for these very words on standard output.
     tracing::info!("Server startup complete; 4 plugins started.");
@@ -204,28 +215,58 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     socket
 }
 
-async fn accept(listener: TcpListener, broker: Arc<Broker>) {
+async fn accept(listener: TcpListener, broker: Arc<Broker>, door: Arc<Door>) {
+    let mut turned_away = TurnedAway::default();
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                // The connection waits for its own end; the broker counts it.
-                tokio::spawn(crate::connection::serve(Arc::clone(&broker), stream, peer));
-            }
+            Ok((stream, peer)) => match door.admit(peer.ip(), peer.ip().to_canonical().is_loopback()) {
+                Ok(guest) => {
+                    // The connection waits for its own end; the broker counts it.
+                    tokio::spawn(crate::connection::serve(Arc::clone(&broker), stream, peer, guest));
+                }
+                Err(refusal) => {
+                    drop(stream);
+                    turned_away.tell(peer, refusal, Instant::now());
+                }
+            },
             Err(error) => {
                 // No descriptors left, most likely: others will be closed.
                 tracing::warn!("can't accept a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Each connection takes a descriptor; the soft limit is often 1024 for no reason.
-fn raise_descriptor_limit() {
+/// Those who were turned away: a flood of them must not become one of the log.
+#[derive(Debug, Default)]
+struct TurnedAway {
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl TurnedAway {
+    fn tell(&mut self, peer: SocketAddr, refusal: admission::Refusal, now: Instant) {
+        self.untold += 1;
+        if self.told.is_none_or(|told| now.duration_since(told) >= TURNED_AWAY_INTERVAL) {
+            let untold = std::mem::take(&mut self.untold);
+            tracing::warn!("{untold} connections turned away since last told, the last from {peer}: {refusal}");
+            self.told = Some(now);
+        }
+    }
+}
+
+/// Each connection takes a descriptor; the soft limit is often 1024 for no reason. Says how many there may be.
+fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!("can't raise the limit of open files: {error}");
-    }
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!("can't raise the limit of open files: {error}");
+            limit.current
+        }
+    };
+    current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }

@@ -15,13 +15,15 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "server",
-        &["connection", "http", "broker", "definitions", "config", "telemetry", "written", "store"],
+        &["connection", "http", "admission", "broker", "definitions", "config", "telemetry", "written", "store"],
         "each of the store's reasons not to open is an exit code; warnings about settings go to the log",
     ),
+    ("admission", &["pace"], "a guest is handed from the accepting server to its connection"),
     // The AMQP door.
     (
         "connection",
         &[
+            "admission",
             "channel",
             "broker",
             "vhost",
@@ -158,6 +160,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("written", &[], ""),
     ("telemetry", &["config"], "how a log line looks is a setting"),
     ("clock", &[], ""),
+    ("pace", &[], ""),
 ];
 
 /// Parts that decide and do not act: no task, no clock, no lock, no disk.
@@ -172,6 +175,7 @@ const PURE: &[&str] = &[
     "amqp",
     "policy",
     "declaration",
+    "pace",
 ];
 const ACTIONS: &[&str] = &[
     "tokio",

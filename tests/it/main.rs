@@ -13,6 +13,7 @@ mod events;
 mod exchanges;
 mod framing;
 mod handshake;
+mod hostile;
 mod layers;
 mod life;
 mod paging;

@@ -3,6 +3,7 @@
 use super::{PATIENCE, eventually};
 use parking_lot::Mutex;
 use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc};
@@ -52,8 +53,24 @@ impl Broker {
         Self::on(folder, flags, 0).unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
     }
 
+    /// With a limit of open files.
+    pub fn with_descriptors(limit: u32) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let command = command(folder.path(), 0);
+        let mut limited = Command::new("sh");
+        limited.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(command.get_program());
+        limited.args(command.get_args()).env_clear().env("RUST_BACKTRACE", "1");
+        limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = Self::listening(limited.spawn().unwrap(), folder, Vec::new());
+        started.unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
+    }
+
     fn on(folder: Arc<TempDir>, flags: Vec<String>, port: u16) -> Result<Self, Refused> {
-        let mut process = command(folder.path(), port).args(&flags).spawn().unwrap();
+        let process = command(folder.path(), port).args(&flags).spawn().unwrap();
+        Self::listening(process, folder, flags)
+    }
+
+    fn listening(mut process: Child, folder: Arc<TempDir>, flags: Vec<String>) -> Result<Self, Refused> {
         let (log, errors) = (Log::default(), Log::default());
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let keep = Arc::clone(&errors);
@@ -86,6 +103,15 @@ impl Broker {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it listens on another of this machine's addresses, which was given with `--bind`.
+    pub fn listener_on(&self, address: IpAddr) -> SocketAddr {
+        eventually("a listener on another address", || {
+            let log = self.log.lock();
+            let shown = log.iter().filter_map(|line| line.split_once("started TCP listener on "));
+            shown.filter_map(|(_, shown)| shown.trim().parse::<SocketAddr>().ok()).find(|shown| shown.ip() == address)
+        })
     }
 
     pub fn uri(&self) -> String {

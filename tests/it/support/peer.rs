@@ -6,7 +6,7 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 use leveret::amqp::properties::ContentHeader;
 use leveret::amqp::{PROTOCOL_HEADER, frame, method};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// The raw properties of a message that has none.
@@ -71,7 +71,12 @@ impl<'a> Declare<'a> {
 impl Peer {
     /// A socket and nothing said.
     pub fn silent(broker: &Broker) -> Self {
-        let socket = TcpStream::connect(("127.0.0.1", broker.port())).unwrap();
+        Self::silent_at(([127, 0, 0, 1], broker.port()).into())
+    }
+
+    /// The same, wherever the broker listens.
+    pub fn silent_at(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
@@ -423,6 +428,21 @@ impl Peer {
                 Some(ack.delivery_tag + 1)
             }
             other => panic!("expected basic.ack, not {other:?}"),
+        }
+    }
+
+    /// A message on the channel's own queue is confirmed and delivered, whichever comes first.
+    pub fn expect_confirmed_and_delivered(&mut self, body: &[u8]) {
+        let (mut is_confirmed, mut is_delivered) = (false, false);
+        while !is_confirmed || !is_delivered {
+            match self.next() {
+                Incoming::Method(_, AMQPClass::Basic(basic::AMQPMethod::Ack(_))) => is_confirmed = true,
+                Incoming::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Deliver(_))) => {
+                    assert_eq!(self.content(channel).1, body);
+                    is_delivered = true;
+                }
+                other => panic!("neither a confirm nor a delivery: {other:?}"),
+            }
         }
     }
 
