@@ -146,7 +146,9 @@ impl Client {
         let body = self.rounds.to_be_bytes();
         peer.publish(2, queue, properties, &body);
         peer.expect_confirmed_and_delivered(&body);
-        newcomer.map(Peer::close);
+        if let Some(newcomer) = newcomer {
+            newcomer.close();
+        }
         began.elapsed()
     }
 }
