@@ -8,6 +8,7 @@ mod loopback;
 mod password;
 mod pattern;
 mod permission;
+mod rights;
 pub mod sasl;
 mod user;
 
@@ -15,5 +16,6 @@ pub use loopback::is_loopback;
 pub use password::{Algorithm, Secret, hash, verify};
 pub use pattern::{PATTERN_BYTES_MAX, Pattern, Unusable};
 pub use permission::{Access, DEFAULT_EXCHANGE, Permission, TopicPermission};
+pub use rights::{Granted, Patterns, Rights};
 pub use sasl::Login;
 pub use user::{User, UserLimits};

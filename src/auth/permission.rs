@@ -38,6 +38,11 @@ impl Permission {
         Ok(Self { configure: Pattern::new(configure)?, write: Pattern::new(write)?, read: Pattern::new(read)? })
     }
 
+    /// The patterns as they were written: configure, write, read.
+    pub fn patterns(&self) -> [&str; 3] {
+        [&self.configure, &self.write, &self.read].map(Pattern::as_str)
+    }
+
     /// Whether the exchange or queue of this name may be used so. The default exchange's is [`DEFAULT_EXCHANGE`].
     pub fn allows(&self, access: Access, name: &str) -> bool {
         match access {

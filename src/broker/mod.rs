@@ -1,29 +1,32 @@
 //! What every door holds: virtual hosts, users, connections; start and stop.
 
+pub mod connections;
 pub mod users;
+pub mod vhosts;
 
+use crate::auth::{Rights, User};
 use crate::clock::Clock;
 use crate::config::{Config, Durability};
 use crate::policy::{self, Policy};
 use crate::queue::classic::Memory;
 use crate::queue::settings::QueueType;
-use crate::store::keys::Kind;
+use crate::refusal::Refusal;
+use crate::store::keys::{Definition, Kind};
 use crate::store::{self, OpenError, Store};
 use crate::vhost::events::{Events, HOUSE};
 use crate::vhost::records::{self, BindingRecord, ExchangeRecord, ParameterRecord, PolicyRecord, QueueRecord};
 use crate::vhost::reply_to::Secret;
-use crate::vhost::{House, Vhost};
-use dashmap::DashMap;
-use parking_lot::RwLock;
+use crate::vhost::{House, Metadata, Vhost, VhostLimits};
+use connections::{ChannelLimits, ConnectionLimits, Connections, Full, Opened, Registered};
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::Notify;
+use std::sync::atomic::AtomicU64;
 use users::Users;
+use vhosts::VhostRecord;
 
 #[derive(Debug)]
 pub struct Broker {
@@ -31,25 +34,7 @@ pub struct Broker {
     house: Arc<House>,
     vhosts: RwLock<FxHashMap<Arc<str>, Arc<Vhost>>>,
     pub users: Users,
-    connections: DashMap<u64, Arc<Registered>>,
-    next_connection: AtomicU64,
-}
-
-/// A connection as the rest of the broker knows it.
-#[derive(Debug, Default)]
-pub struct Registered {
-    /// Wakes the connection to look at `reason`.
-    pub asked: Notify,
-    /// Why it is to end, in the words of its connection.close.
-    pub reason: parking_lot::Mutex<Option<String>>,
-}
-
-impl Registered {
-    /// Asks the connection to say good-bye.
-    pub fn close(&self, reason: &str) {
-        *self.reason.lock() = Some(reason.to_owned());
-        self.asked.notify_one();
-    }
+    pub connections: Connections,
 }
 
 /// Why the broker does not start.
@@ -82,14 +67,6 @@ impl From<OpenError> for StartError {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct VhostRecord {
-    name: String,
-    /// The type of queues that don't say theirs, if it is not the broker's.
-    #[serde(default)]
-    default_queue_type: Option<String>,
-}
-
 impl Broker {
     /// Opens the data folder and brings back what was durable. An empty folder gets the default virtual host and user.
     pub fn open(config: Arc<Config>) -> Result<Arc<Self>, StartError> {
@@ -120,6 +97,9 @@ impl Broker {
             reply_secret: Secret::new(),
             // The setting takes nothing else.
             default_queue_type: QueueType::parse(&config.default_queue_type).unwrap_or_default(),
+            queues_max: config.cluster_queue_limit,
+            exchanges_max: config.cluster_exchange_limit,
+            vhosts: Mutex::default(),
             next_queue: AtomicU64::new(next_queue),
             next_consumer: AtomicU64::new(0),
         });
@@ -128,14 +108,16 @@ impl Broker {
             vhosts: RwLock::default(),
             users: Users::recover(&house).map_err(unreadable)?,
             house,
-            connections: DashMap::new(),
-            next_connection: AtomicU64::new(1),
+            connections: Connections::default(),
         });
         broker.recover().map_err(unreadable)?;
         // Definitions say who there is, so that nobody is let in who was not named (RabbitMQ does the same).
         if broker.vhosts.read().is_empty() && config.definitions.is_empty() {
-            broker.add_vhost(&config.default_vhost, None, HOUSE);
-            broker.users.seed(&config);
+            let described = Metadata { description: "Default virtual host".to_owned(), ..Metadata::default() };
+            // A limit that allows none leaves none.
+            if broker.put_vhost(&config.default_vhost, described, HOUSE).is_ok() {
+                broker.seed();
+            }
         }
         Ok(broker)
     }
@@ -144,35 +126,59 @@ impl Broker {
         let store = &self.house.store;
         for record in read::<VhostRecord>(store, Kind::Vhost)? {
             let vhost = Vhost::new(&record.name, &self.house);
-            vhost.set_default_queue_type(record.default_queue_type.as_deref().and_then(QueueType::parse));
+            vhost.set_metadata(record.metadata());
             self.vhosts.write().insert(Arc::clone(&vhost.name), vhost);
         }
         for record in read::<PolicyRecord>(store, Kind::Policy)? {
             self.recover_policy(policy::Kind::User, &record.vhost, &record.name, &record.fields);
         }
         let parameters = read::<ParameterRecord>(store, Kind::Parameter)?;
+        for record in parameters.iter().filter(|record| record.component == vhosts::LIMITS.0) {
+            if let Some(vhost) = self.vhost(&record.vhost) {
+                vhost.change_limits(|limits| *limits = VhostLimits::from_json(&record.value));
+            }
+        }
         for record in parameters.iter().filter(|record| record.component == policy::Kind::Operator.component()) {
             let fields = record.value.as_object().cloned().unwrap_or_default();
             self.recover_policy(policy::Kind::Operator, &record.vhost, &record.name, &fields);
         }
         for record in read::<ExchangeRecord>(store, Kind::Exchange)? {
-            self.recovered(&record.vhost)?.recover_exchange(&record)?;
+            if let Some(vhost) = self.of_record(&record.vhost, || records::exchange_key(&record.vhost, &record.name)) {
+                vhost.recover_exchange(&record)?;
+            }
         }
         for record in read::<QueueRecord>(store, Kind::Queue)? {
-            self.recovered(&record.vhost)?.recover_queue(record)?;
+            if let Some(vhost) = self.of_record(&record.vhost, || records::queue_key(&record.vhost, &record.name)) {
+                vhost.recover_queue(record)?;
+            } else {
+                drop(store.change(vec![store::Change::DropQueue(record.id)]));
+            }
         }
         let mut bindings = read::<BindingRecord>(store, Kind::Binding)?;
         bindings.sort_by_key(|binding| (binding.place.is_none(), binding.place));
         for record in bindings {
-            self.recovered(&record.vhost)?.recover_binding(record);
+            let key = || records::binding_key(&record.vhost, &record.source, &record.binding());
+            if let Some(vhost) = self.of_record(&record.vhost, key) {
+                vhost.recover_binding(record);
+            }
         }
         Ok(())
+    }
+
+    /// The virtual host of a record. One that is gone was deleted while the record was about to be: that is made up for.
+    fn of_record(&self, vhost: &str, key: impl FnOnce() -> Definition) -> Option<Arc<Vhost>> {
+        let found = self.vhost(vhost);
+        if found.is_none() {
+            drop(self.house.store.change(vec![store::Change::Delete(key())]));
+        }
+        found
     }
 
     /// Versions that only kept policies took some that are none; those stay where they are.
     fn recover_policy(&self, kind: policy::Kind, vhost: &str, name: &str, fields: &Map<String, Json>) {
         let recovered = Policy::parse(kind, name, fields).map_err(|mistakes| mistakes.to_string()).and_then(|policy| {
-            self.recovered(vhost)?.recover_policy(policy);
+            let vhost = self.vhost(vhost).ok_or("the virtual host does not exist")?;
+            vhost.recover_policy(policy);
             Ok(())
         });
         if let Err(text) = recovered {
@@ -180,17 +186,9 @@ impl Broker {
         }
     }
 
-    fn recovered(&self, vhost: &str) -> Result<Arc<Vhost>, String> {
-        self.vhost(vhost).ok_or_else(|| format!("it belongs to the virtual host '{vhost}', which does not exist"))
-    }
-
     /// Wakes queues when their time comes, for ever. Nothing expires before it runs.
     pub async fn keep_time(&self) {
         Arc::clone(&self.house.timer).run(self.house.clock).await;
-    }
-
-    pub fn vhost(&self, name: &str) -> Option<Arc<Vhost>> {
-        self.vhosts.read().get(name).cloned()
     }
 
     /// Where to tell what happens.
@@ -203,49 +201,69 @@ impl Broker {
         self.house.clock.now_ms()
     }
 
-    /// Adds a virtual host, unless it is there, and sets the type of queues that don't say theirs. `user`: who does it.
-    pub fn add_vhost(&self, name: &str, default_queue_type: Option<QueueType>, user: &str) {
-        let known = self.vhost(name);
-        let is_new = known.is_none();
-        let vhost = known.unwrap_or_else(|| Vhost::new(name, &self.house));
-        vhost.set_default_queue_type(default_queue_type);
-        self.vhosts.write().insert(Arc::clone(&vhost.name), Arc::clone(&vhost));
-        vhost.tell_set(is_new, user);
-        let key = store::keys::Definition::new(Kind::Vhost, &[name.as_bytes()]);
-        let default_queue_type = default_queue_type.map(|kind| kind.name().to_owned());
-        let record = VhostRecord { name: name.to_owned(), default_queue_type };
-        drop(self.house.store.change(vec![records::put(key, &record)]));
-    }
-
     /// Writes changes of definitions that are no virtual host's own.
     pub fn change(&self, changes: Vec<store::Change>) -> store::Committed {
         self.house.store.change(changes)
     }
 
-    /// Counts a connection in; `None` if there are as many as there may be.
-    pub fn register(&self) -> Option<(u64, Arc<Registered>)> {
-        if self.config.max_connections.is_some_and(|limit| self.connections.len() >= limit as usize) {
-            return None;
+    /// Lets a connection into a virtual host, with its user's rights there. Refusals and their order are RabbitMQ's
+    /// (`rabbit_reader:handle_method0`, connection.open).
+    pub fn enter(
+        &self,
+        registered: &Registered,
+        user: &User,
+        vhost: &str,
+        open: impl FnOnce(Arc<Vhost>) -> Opened,
+    ) -> Result<(Arc<Vhost>, Arc<Rights>), Refusal> {
+        let not_found = || Refusal::not_allowed(format!("vhost {vhost} not found"));
+        let (name, found) = (&user.name, self.vhost(vhost).ok_or_else(not_found)?);
+        let limits = ConnectionLimits {
+            node: self.config.max_connections,
+            vhost: found.limits().max_connections,
+            user: user.limits.max_connections,
+        };
+        let opened = self.connections.open(registered, open(Arc::clone(&found)), limits);
+        opened.map_err(|full| {
+            Refusal::not_allowed(match full {
+                Full::Node(limit) => format!("connection refused: node connection limit ({limit}) is reached"),
+                Full::Vhost(limit) => format!(
+                    "access to vhost '{vhost}' refused for user '{name}': connection limit ({limit}) is reached"
+                ),
+                Full::User(limit) => {
+                    format!("connection refused for user '{name}': user connection limit ({limit}) is reached")
+                }
+            })
+        })?;
+        // Both are looked at again now that a deletion would find the connection.
+        if !self.vhost(vhost).is_some_and(|now| Arc::ptr_eq(&now, &found)) {
+            return Err(not_found());
         }
-        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        let registered = Arc::new(Registered::default());
-        self.connections.insert(id, Arc::clone(&registered));
-        Some((id, registered))
+        let rights = self.users.rights(name, vhost);
+        let rights = rights
+            .ok_or_else(|| Refusal::not_allowed(format!("access to vhost '{vhost}' refused for user '{name}'")))?;
+        Ok((found, rights))
     }
 
-    pub fn unregister(&self, id: u64) {
-        self.connections.remove(&id);
-    }
-
-    pub fn connection_count(&self) -> usize {
-        self.connections.len()
-    }
-
-    /// Asks all connections to say good-bye.
-    pub fn close_connections(&self, reason: &str) {
-        for connection in self.connections.iter() {
-            connection.close(reason);
-        }
+    /// Counts one more channel of a connection, unless its user or the broker has as many as they may.
+    pub fn open_channel(&self, registered: &Registered) -> Result<(), Refusal> {
+        let Some(opened) = registered.opened() else { return Ok(()) };
+        let user = self.users.get(&opened.user);
+        let limits = ChannelLimits {
+            user: user.and_then(|user| user.limits.max_channels),
+            node: self.config.channel_max_per_node,
+        };
+        self.connections.open_channel(registered, limits).map_err(|full| {
+            Refusal::not_allowed(match full {
+                Full::User(limit) => format!(
+                    "number of channels opened for user '{}' has reached the maximum allowed user limit of {limit}",
+                    opened.user
+                ),
+                Full::Node(limit) | Full::Vhost(limit) => format!(
+                    "number of channels opened on node '{}' has reached the maximum allowed limit of {limit}",
+                    self.config.node_name
+                ),
+            })
+        })
     }
 
     /// The graceful end: what is known about deliveries is written exactly, and everything synced. Connections are gone.

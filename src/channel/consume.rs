@@ -4,13 +4,14 @@ use super::egress::{Late, Unacked, UnknownTag};
 use super::{Channel, Consumer, Context, Fault, Reply};
 use crate::amqp::ReplyCode;
 use crate::amqp::method::Id;
+use crate::auth::Access;
 use crate::queue::Queue;
 use crate::queue::classic::{Acts, Fetched, Joined};
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Outlet, Terms};
 use crate::queue::settings::{ConsumerArguments, QueueType};
 use crate::refusal::{Reason, Refusal};
 use crate::vhost::declare::generated;
-use crate::vhost::events;
+use crate::vhost::events::{self, HOUSE};
 use crate::vhost::reply_to;
 use amq_protocol::protocol::{AMQPClass, basic};
 use std::ops::Range;
@@ -218,6 +219,28 @@ impl Channel {
         cx.egress.cancelled(ChannelKey(self.number), late.consumer);
         let back = cx.egress.take_unacked(self.number, late.consumer);
         requeue(back, true, cx);
+    }
+
+    /// The user's rights are others now: consumers that may not read any more are told that they are none (RabbitMQ:
+    /// `rabbit_channel:recheck_consumers`).
+    pub fn recheck_consumers(&mut self, cx: &mut Context) {
+        let may = |consumer: &Consumer| cx.actor.rights.allows(Access::Read, &consumer.queue.identity.name);
+        let barred: Vec<_> =
+            self.consumers.iter().filter(|(_, consumer)| !may(consumer)).map(|(tag, _)| Arc::clone(tag)).collect();
+        if barred.is_empty() {
+            return;
+        }
+        self.hand_over(cx);
+        for tag in barred {
+            let Some(consumer) = self.consumers.remove(&tag) else { continue };
+            tracing::warn!(
+                "consumer '{tag}' of {} is cancelled: its user may not read any more",
+                consumer.queue.resource()
+            );
+            cx.vhost.events().consumer_deleted(&self.shown(cx), &tag, &consumer.queue, Some(HOUSE));
+            self::cancel(&consumer.queue, consumer.key, cx);
+            cx.egress.cancelled(ChannelKey(self.number), consumer.key);
+        }
     }
 
     pub(super) async fn get(&mut self, get: &basic::Get, cx: &mut Context) -> Result<(), Refusal> {

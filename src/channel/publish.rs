@@ -6,6 +6,7 @@ use crate::amqp::method::{PUBLISH, Publish, split_address};
 use crate::amqp::properties::{ContentHeader, Properties};
 use crate::amqp::table::{Field, Fields};
 use crate::amqp::{BASIC, ReplyCode, frame};
+use crate::auth::Access;
 use crate::message::{Marks, Message, Packer, Partial, Run, Traits};
 use crate::queue::classic::{Ticket, Waiter};
 use crate::queue::consumer::Outlet;
@@ -53,7 +54,7 @@ pub struct Publisher {
     unrouted: Vec<Range<u64>>,
 }
 
-/// Routes by exchange and routing key, for one version of the topology.
+/// Routes by exchange and routing key, for one version of the topology and of the user's rights.
 #[derive(Debug, Default)]
 struct Routes {
     version: u64,
@@ -440,7 +441,9 @@ impl Channel {
 
     /// Checks a message in RabbitMQ's order and finds its queues.
     fn accept(&mut self, message: &Message<'_>, cx: &Context) -> Result<Accepted, Refused> {
-        let remembered = self.publisher.routes.lend(message.address, cx.vhost.version());
+        // What the user may do is remembered with the route.
+        let version = cx.vhost.version().wrapping_add(cx.actor.rights.version());
+        let remembered = self.publisher.routes.lend(message.address, version);
         let (exchange, routing_key) = (text(message.exchange), text(message.routing_key));
         if remembered.is_none() {
             cx.vhost.check_publish(&cx.actor, exchange)?;
@@ -467,7 +470,7 @@ impl Channel {
         };
         if let Some(user) = properties.user_id
             && user != cx.actor.user.as_bytes()
-            && !cx.actor.impersonator
+            && !cx.actor.rights.impersonator()
         {
             let (user, own) = (String::from_utf8_lossy(user), &cx.actor.user);
             return Err(Refusal::precondition(format!(
@@ -488,6 +491,7 @@ impl Channel {
             return Ok(Accepted { route, address: Some(address), marks, traits, rewritten });
         }
         let keys: SmallVec<[&str; 2]> = std::iter::once(routing_key).chain(extra.iter().copied()).collect();
+        cx.vhost.check_topics(&cx.actor, Access::Write, exchange, &keys)?;
         let kept = Message { marks, properties: rewritten.as_deref().unwrap_or(message.properties), ..*message };
         let route = Arc::new(cx.vhost.route_message(&kept, traits, &keys, properties, true)?);
         if route.cacheable && extra.is_empty() {

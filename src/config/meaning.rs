@@ -47,6 +47,10 @@ pub struct Config {
     pub initial_frame_max: u32,
     /// 0 is as many as there are numbers.
     pub channel_max: u16,
+    pub channel_max_per_node: Option<u32>,
+    pub vhost_max: Option<u32>,
+    pub cluster_queue_limit: Option<u32>,
+    pub cluster_exchange_limit: Option<u32>,
     pub max_connections: Option<u32>,
     /// Connections that have not logged in yet.
     pub unauthenticated_max: Option<u32>,
@@ -180,6 +184,10 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         frame_max: meaning.bytes("frame_max"),
         initial_frame_max: meaning.bytes("initial_frame_max"),
         channel_max: meaning.number("channel_max").unwrap_or_default(),
+        channel_max_per_node: meaning.number("channel_max_per_node"),
+        vhost_max: meaning.number("vhost_max"),
+        cluster_queue_limit: meaning.number("cluster_queue_limit"),
+        cluster_exchange_limit: meaning.number("cluster_exchange_limit"),
         max_connections: meaning.number("max_connections"),
         unauthenticated_max: meaning.number("unauthenticated_max"),
         unauthenticated_per_address: meaning.number("unauthenticated_per_address"),

@@ -4,6 +4,7 @@ use super::{Buffer, Connection, End, Outcomes, Session, State};
 use crate::amqp::frame::MIN_FRAME_MAX;
 use crate::amqp::{PROTOCOL_HEADER, ReplyCode, Table, Value};
 use crate::auth::sasl::{self, Mechanism};
+use crate::broker::connections as registry;
 use crate::broker::users::Refused;
 use crate::channel::egress::Opener;
 use crate::channel::{Context, Fault, Limits};
@@ -112,7 +113,7 @@ impl Connection {
                 return Err(End::DropLater(format!("malformed login: {}", malformed.0)));
             }
         };
-        let user = match self.broker.users.log_in(&login, self.peer.ip(), &self.broker.config) {
+        let user = match self.broker.users.log_in(&login, self.registered.peer.ip(), &self.broker.config) {
             Ok(user) => user,
             Err(Refused { user, why }) => {
                 self.broker.events().not_authenticated(&self.shown(), user.as_deref(), &why);
@@ -156,38 +157,42 @@ impl Connection {
     pub(super) fn open(&mut self, open: &connection::Open) -> Outcomes<()> {
         let State::Opening { user } = &self.state else { return Ok(()) };
         let user = Arc::clone(user);
-        let (name, vhost) = (&user.name, open.virtual_host.as_str());
-        let refuse = |text: String| Err(End::Close(Fault::new(ReplyCode::NotAllowed, text, (10, 40))));
-        let Some(house) = self.broker.vhost(vhost) else { return refuse(format!("vhost {vhost} not found")) };
-        let Some(permission) = self.broker.users.permission(name, vhost) else {
-            return refuse(format!("access to vhost '{vhost}' refused for user '{name}'"));
-        };
         let config = &self.broker.config;
+        let (mechanism, frame_max, channel_max) = (self.mechanism, self.frame_max, self.channel_max);
+        let heartbeat_s = self.heartbeat.as_secs();
+        let user_name: Arc<str> = user.name.as_str().into();
+        let entered =
+            self.broker.enter(&self.registered, &user, open.virtual_host.as_str(), |vhost| registry::Opened {
+                user: Arc::clone(&user_name),
+                vhost,
+                mechanism,
+                client_properties: self.client_properties.clone(),
+                frame_max,
+                channel_max,
+                heartbeat_s,
+            });
+        let (vhost, rights) =
+            entered.map_err(|refusal| End::Close(Fault::new(refusal.reply_code(), refusal.text, (10, 40))))?;
         let opened = Opened {
-            connected_at_ms: self.connected_at_ms,
-            user: name,
-            vhost,
-            heartbeat_s: self.heartbeat.as_secs(),
-            frame_max: self.frame_max,
-            channel_max: self.channel_max,
+            connected_at_ms: self.registered.connected_at_ms,
+            user: &user_name,
+            vhost: &vhost.name,
+            heartbeat_s,
+            frame_max,
+            channel_max,
         };
-        let (user_name, connection_name): (Arc<str>, _) = (name.as_str().into(), Arc::clone(&self.name));
+        let (connection, connection_name) = (self.registered.id, Arc::clone(&self.registered.name));
         self.egress.opened(Opener {
-            vhost: Arc::clone(&house),
-            connection: self.id,
+            vhost: Arc::clone(&vhost),
+            connection,
             connection_name: Arc::clone(&connection_name),
             user: Arc::clone(&user_name),
         });
         let cx = Context {
-            vhost: house,
+            vhost: Arc::clone(&vhost),
             connection_name,
             lost: false,
-            actor: Actor {
-                connection: self.id,
-                user: user_name,
-                permission,
-                impersonator: user.has_tag("impersonator"),
-            },
+            actor: Actor { connection, user: Arc::clone(&user_name), rights },
             egress: Arc::clone(&self.egress),
             limits: Limits {
                 message_bytes_max: config.max_message_size,
@@ -203,6 +208,8 @@ impl Connection {
         };
         self.state = State::Running(Box::new(Session {
             cx,
+            broker: Arc::clone(&self.broker),
+            registered: Arc::clone(&self.registered),
             channels: FxHashMap::default(),
             touched: Vec::new(),
             published: false,

@@ -17,7 +17,8 @@ use crate::amqp::method::{self, Id, Method, Undecodable};
 use crate::amqp::properties::ContentHeader;
 use crate::amqp::{BASIC, ReplyCode, Table, short};
 use crate::auth::User;
-use crate::broker::{Broker, Registered};
+use crate::broker::Broker;
+use crate::broker::connections::{Asks, Registered};
 use crate::channel::consume::Outcome;
 use crate::channel::egress::Egress;
 use crate::channel::{Channel, Context, Fault, write_close};
@@ -66,6 +67,8 @@ enum State {
 /// An open connection.
 struct Session {
     cx: Context,
+    broker: Arc<Broker>,
+    registered: Arc<Registered>,
     channels: FxHashMap<u16, Slot>,
     /// Channels that have something to hand over.
     touched: Vec<u16>,
@@ -81,10 +84,6 @@ enum Slot {
 }
 
 struct Connection {
-    id: u64,
-    /// `127.0.0.1:50000 -> 127.0.0.1:5672`.
-    name: Arc<str>,
-    connected_at_ms: u64,
     /// What the client said of itself, and how it logged in.
     client_properties: Table,
     mechanism: &'static str,
@@ -92,8 +91,6 @@ struct Connection {
     registered: Arc<Registered>,
     /// Its place among those who have not logged in, until it has.
     guest: Guest,
-    peer: SocketAddr,
-    local: SocketAddr,
     socket: OwnedReadHalf,
     egress: Arc<Egress>,
     state: State,
@@ -124,10 +121,6 @@ type Outcomes<T> = Result<T, End>;
 
 /// Serves a client until it goes.
 pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr, guest: Guest) {
-    let Some((id, registered)) = broker.register() else {
-        tracing::warn!("connection from {peer} refused: node connection limit is reached");
-        return;
-    };
     // A packet is sent when there is something to send.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().unwrap_or(peer);
@@ -135,10 +128,8 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr, gue
     let [peer, local] = [peer, local].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
     let (socket, half) = stream.into_split();
     let egress = Egress::new(half, broker.config.initial_frame_max);
+    let registered = broker.connections.register(peer, local, broker.now_ms());
     let mut connection = Connection {
-        id,
-        name: format!("{peer} -> {local}").into(),
-        connected_at_ms: broker.now_ms(),
         client_properties: Table::default(),
         mechanism: "",
         frame_max: broker.config.initial_frame_max,
@@ -147,8 +138,6 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr, gue
         broker: Arc::clone(&broker),
         registered,
         guest,
-        peer,
-        local,
         socket,
         egress,
         state: State::Starting,
@@ -156,17 +145,17 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr, gue
     };
     let end = connection.run().await;
     connection.end(end).await;
-    broker.unregister(id);
+    broker.connections.unregister(&connection.registered);
 }
 
 impl Connection {
     /// The connection as events show it.
     fn shown(&self) -> events::Connection<'_> {
         events::Connection {
-            number: self.id,
-            name: &self.name,
-            peer: self.peer,
-            local: self.local,
+            number: self.registered.id,
+            name: &self.registered.name,
+            peer: self.registered.peer,
+            local: self.registered.local,
             mechanism: self.mechanism,
             client_properties: &self.client_properties,
         }
@@ -228,8 +217,13 @@ impl Connection {
                 },
                 () = self.guest.gives_way() => return End::Drop(GAVE_WAY.into()),
                 () = registered.asked.notified() => {
-                    let reason = registered.reason.lock().take().unwrap_or_default();
-                    return End::Close(Fault::new(ReplyCode::ConnectionForced, reason, (0, 0)));
+                    let Asks { close, rights_changed } = registered.take_asks();
+                    if let Some(reason) = close {
+                        return End::Close(Fault::new(ReplyCode::ConnectionForced, reason, (0, 0)));
+                    }
+                    if let State::Running(session) = &mut self.state && rights_changed {
+                        session.recheck_consumers();
+                    }
                 }
                 () = until(deadline) => {
                     let now = Instant::now();
@@ -462,7 +456,7 @@ impl Connection {
 
     async fn end(&mut self, end: End) {
         let is_told = matches!(end, End::Closed);
-        let name = Arc::clone(&self.name);
+        let name = Arc::clone(&self.registered.name);
         match end {
             End::Done => {
                 tracing::debug!("closing AMQP connection {name}");
@@ -511,7 +505,7 @@ impl Connection {
     }
 
     async fn say_close(&mut self, fault: &Fault) {
-        tracing::warn!("closing AMQP connection {}: {}", self.name, fault.code.text(&fault.text));
+        tracing::warn!("closing AMQP connection {}: {}", self.registered.name, fault.code.text(&fault.text));
         self.end_session(false).await;
         let close = connection::Close {
             reply_code: fault.code.number(),
@@ -736,7 +730,17 @@ impl Session {
     fn close_channel(&mut self, number: u16) {
         if let Some(Slot::Open(channel)) = self.channels.remove(&number) {
             channel.close(&mut self.cx);
+            self.broker.connections.close_channel(&self.registered);
         }
+    }
+
+    fn recheck_consumers(&mut self) {
+        for slot in self.channels.values_mut() {
+            if let Slot::Open(channel) = slot {
+                channel.recheck_consumers(&mut self.cx);
+            }
+        }
+        self.cx.act();
     }
 
     fn frame_while_closing(&mut self, frame: &Frame<'_>) -> Result<(), Wrong> {
@@ -775,6 +779,8 @@ impl Session {
                 format!("number of channels opened ({count}) has reached the negotiated channel_max ({channel_max})");
             return Err(Wrong::Connection(Fault::new(ReplyCode::NotAllowed, text, (0, 0))));
         }
+        let counted = self.broker.open_channel(&self.registered);
+        counted.map_err(|refusal| Wrong::Connection(Fault::new(refusal.reply_code(), refusal.text, (0, 0))))?;
         self.next_epoch += 1;
         let channel = Channel::open(frame.channel, self.next_epoch, &self.cx);
         self.channels.insert(frame.channel, Slot::Open(Box::new(channel)));

@@ -4,8 +4,7 @@
 //! there stay as they are, whatever the document says of them: importing twice is no error.
 
 use super::{DestinationType, Document};
-use crate::auth::Permission;
-use crate::broker::Broker;
+use crate::broker::{Broker, vhosts};
 use crate::exchange::{self, Destination};
 use crate::policy::{self, Policy};
 use crate::queue::settings::QueueType;
@@ -13,7 +12,7 @@ use crate::store::keys::Kind;
 use crate::store::{Change, Committed};
 use crate::vhost::declare::{ExchangeWish, QueueWish};
 use crate::vhost::events::HOUSE;
-use crate::vhost::{Actor, Vhost};
+use crate::vhost::{Actor, Metadata, Vhost, VhostLimits};
 use serde::Serialize;
 use serde_json::Value as Json;
 use std::sync::Arc;
@@ -21,27 +20,38 @@ use std::sync::Arc;
 /// Takes over everything in the document. The answer is to be waited for: then all of it is on disk. An error names the
 /// first thing that could not be taken; what came before it stays.
 pub fn import(broker: &Broker, document: &Document) -> Result<Vec<Committed>, String> {
-    let mut changes = Vec::new();
+    let mut committed = Vec::new();
     for vhost in &document.vhosts {
-        let queue_type = vhost.metadata.default_queue_type.as_deref().and_then(QueueType::parse);
-        broker.add_vhost(&vhost.name, queue_type, HOUSE);
-        changes.push(kept(Kind::VhostMetadata, &[&vhost.name], vhost));
+        let metadata = Metadata {
+            description: vhost.metadata.description.clone(),
+            tags: vhost.metadata.tags.clone(),
+            default_queue_type: vhost.metadata.default_queue_type.as_deref().and_then(QueueType::parse),
+            protected_from_deletion: vhost.metadata.protected_from_deletion,
+        };
+        let put = broker.put_vhost(&vhost.name, metadata, HOUSE);
+        committed.push(put.map_err(|refusal| refusal.text)?.1);
+        if !vhost.limits.is_empty() {
+            committed.push(limits(broker, &vhost.name, &serde_json::json!(vhost.limits))?);
+        }
     }
     for user in &document.users {
-        changes.push(broker.users.put_user(user.clone(), HOUSE));
+        committed.extend(broker.put_user(user.clone(), HOUSE));
     }
     for row in &document.permissions {
-        let permission = Permission::new(&row.configure, &row.write, &row.read)
-            .map_err(|error| format!("permission of user '{}' in vhost '{}': {error}", row.user, row.vhost))?;
-        let patterns = [&*row.configure, &*row.write, &*row.read];
-        changes.push(broker.users.put_permission(&row.user, &row.vhost, permission, patterns, HOUSE));
+        let what = || format!("permission of user '{}' in vhost '{}'", row.user, row.vhost);
+        committed.push(broker.set_permission(row.clone(), HOUSE).map_err(|refusal| format!("{}: {refusal}", what()))?);
     }
     for row in &document.topic_permissions {
-        let patterns = [&*row.write, &*row.read];
-        broker.events().topic_permission_created(&row.user, &row.vhost, &row.exchange, patterns, HOUSE);
-        changes.push(kept(Kind::TopicPermission, &[&row.user, &row.vhost, &row.exchange], row));
+        let what = || format!("topic permission of user '{}' in vhost '{}'", row.user, row.vhost);
+        let set = broker.set_topic_permission(row.clone(), HOUSE);
+        committed.push(set.map_err(|refusal| format!("{}: {refusal}", what()))?);
     }
+    let mut changes = Vec::new();
     for row in document.parameters.iter().filter(|row| row.component != policy::Kind::Operator.component()) {
+        if row.component == vhosts::LIMITS.0 {
+            committed.push(limits(broker, &row.vhost, &row.value)?);
+            continue;
+        }
         broker.events().parameter_set(Some(&row.vhost), &row.component, &row.name, &row.value, HOUSE);
         changes.push(kept(Kind::Parameter, &[&row.component, &row.vhost, &row.name], row));
     }
@@ -49,7 +59,7 @@ pub fn import(broker: &Broker, document: &Document) -> Result<Vec<Committed>, St
         broker.events().parameter_set(None, "global", &row.name, &row.value, HOUSE);
         changes.push(kept(Kind::GlobalParameter, &[&row.name], row));
     }
-    let mut committed = vec![broker.change(changes)];
+    committed.push(broker.change(changes));
     policies(broker, document, &mut committed)?;
     topology(broker, document, &mut committed)?;
     Ok(committed)
@@ -61,8 +71,8 @@ fn policies(broker: &Broker, document: &Document, committed: &mut Vec<Committed>
         let fields = fields.as_object().cloned().unwrap_or_default();
         let what = || format!("{} '{name}' in vhost '{vhost}'", kind.component());
         let policy = Policy::parse(kind, name, &fields).map_err(|mistakes| format!("{}: {mistakes}", what()))?;
-        committed
-            .push(find_vhost(broker, vhost).map_err(|text| format!("{}: {text}", what()))?.set_policy(policy, HOUSE));
+        let vhost = find_vhost(broker, vhost).map_err(|text| format!("{}: {text}", what()))?;
+        committed.push(vhost.set_policy(policy, HOUSE).map_err(|refusal| format!("{}: {refusal}", what()))?);
         Ok::<(), String>(())
     };
     for row in document.parameters.iter().filter(|row| row.component == policy::Kind::Operator.component()) {
@@ -73,6 +83,13 @@ fn policies(broker: &Broker, document: &Document, committed: &mut Vec<Committed>
         set(policy::Kind::User, &row.name, &row.vhost, &fields)?;
     }
     Ok(())
+}
+
+/// Sets a virtual host's limits.
+fn limits(broker: &Broker, vhost: &str, value: &Json) -> Result<Committed, String> {
+    let limits = VhostLimits::from_json(value);
+    let set = broker.change_vhost_limits(vhost, |own| *own = limits, HOUSE);
+    set.map_err(|refusal| format!("limits of vhost '{vhost}': {refusal}"))
 }
 
 fn find_vhost(broker: &Broker, name: &str) -> Result<Arc<Vhost>, String> {

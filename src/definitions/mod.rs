@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 pub use crate::auth::{User, UserLimits};
+pub use crate::broker::users::{PermissionRow as Permission, TopicPermissionRow as TopicPermission};
 
 use crate::amqp::Table;
 pub use import::import;
@@ -81,26 +82,6 @@ pub struct VhostMetadata {
     pub default_queue_type: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub protected_from_deletion: bool,
-}
-
-/// A user's rights in a virtual host; each is a pattern that `auth` takes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Permission {
-    pub user: String,
-    pub vhost: String,
-    pub configure: String,
-    pub write: String,
-    pub read: String,
-}
-
-/// A user's rights on a topic exchange; patterns over routing keys.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TopicPermission {
-    pub user: String,
-    pub vhost: String,
-    pub exchange: String,
-    pub write: String,
-    pub read: String,
 }
 
 /// A runtime parameter, such as a shovel or an operator policy. Its value may hold passwords, and doesn't show.

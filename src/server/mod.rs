@@ -188,9 +188,9 @@ async fn stop(broker: &Arc<Broker>, accepting: Vec<tokio::task::JoinHandle<()>>)
     for task in accepting {
         task.abort();
     }
-    broker.close_connections("broker forced connection closure with reason 'shutdown'");
+    broker.connections.close_all("broker forced connection closure with reason 'shutdown'");
     let end = tokio::time::Instant::now() + GOODBYE;
-    while broker.connection_count() > 0 && tokio::time::Instant::now() < end {
+    while broker.connections.count() > 0 && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let broker = Arc::clone(broker);

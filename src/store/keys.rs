@@ -43,7 +43,7 @@ pub fn number(key: &[u8], queue: u64, row: Row) -> Option<u64> {
     (u64::from_be_bytes(*id) == queue && *tag == row as u8).then(|| u64::from_be_bytes(*number))
 }
 
-/// The kinds of definitions.
+/// The kinds of definitions. 11 was a virtual host's description, beside its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Vhost = 1,
@@ -56,8 +56,6 @@ pub enum Kind {
     Policy = 8,
     Parameter = 9,
     GlobalParameter = 10,
-    /// A virtual host's description, tags, limits and default queue type.
-    VhostMetadata = 11,
 }
 
 /// A definition's key: its kind and its names, each with its length in front, so that no name can imitate another.

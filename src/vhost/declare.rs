@@ -76,7 +76,7 @@ const DEFAULT_EXCHANGE: &str = "amq.default";
 impl Actor {
     /// Refuses what the user may not do (RabbitMQ: "Access Control").
     pub fn check(&self, access: Access, kind: &str, vhost: &str, name: &str) -> Result<(), Refusal> {
-        if self.permission.allows(access, name) {
+        if self.rights.allows(access, name) {
             return Ok(());
         }
         let user = &self.user;
@@ -86,7 +86,7 @@ impl Actor {
 
     fn check_any(&self, kind: &str, vhost: &str, name: &str) -> Result<(), Refusal> {
         let allowed = [Access::Configure, Access::Write, Access::Read];
-        if allowed.iter().any(|&access| self.permission.allows(access, name)) {
+        if allowed.iter().any(|&access| self.rights.allows(access, name)) {
             return Ok(());
         }
         self.check(Access::Configure, kind, vhost, name)
@@ -164,11 +164,18 @@ impl Vhost {
             exclusive: wish.exclusive.then_some(actor.connection),
             arguments: wish.arguments.clone(),
         };
+        self.check_queue_limit(&name)?;
         let mut topology = self.topology.write();
         if topology.queues.contains_key(&*name) {
             // Somebody was faster: what is there decides.
             drop(topology);
             return self.declare_queue(actor, &name, wish);
+        }
+        topology.check_open(&self.name)?;
+        if let Some(limit) = self.limits().max_queues.filter(|limit| topology.queues.len() >= *limit as usize) {
+            let text =
+                format!("cannot declare queue '{name}': queue limit in vhost '{}' ({limit}) is reached", self.name);
+            return Err(Refusal::precondition(text));
         }
         let applied = topology.policies.for_queue(&name, settings.queue_type);
         let settings = Settings::with_policy(&identity.arguments, applied);
@@ -300,6 +307,14 @@ impl Vhost {
 
     /// Takes a deleted queue and its bindings out of the books. `user`: who deleted it.
     fn forget_queue(&self, queue: &Arc<Queue>, user: &str) -> Option<Committed> {
+        let changes = self.unbook_queue(queue, user)?;
+        let committed = (!changes.is_empty()).then(|| self.house.store.change(changes));
+        // What is not durable needs no waiting for.
+        committed.filter(|_| queue.identity.durable)
+    }
+
+    /// The same; the changes are for the store. `None` if it was not in the books.
+    pub(super) fn unbook_queue(&self, queue: &Arc<Queue>, user: &str) -> Option<Vec<Change>> {
         let name = &queue.identity.name;
         let mut removed = Removed::default();
         {
@@ -320,13 +335,11 @@ impl Vhost {
         if queue.identity.durable || queue.has_rows() {
             changes.push(Change::DropQueue(queue.identity.id));
         }
-        let committed = (!changes.is_empty()).then(|| self.house.store.change(changes));
-        // What is not durable needs no waiting for.
-        committed.filter(|_| queue.identity.durable)
+        Some(changes)
     }
 
     /// The durable part of what vanished. `destination_durable`: of the thing that was removed first.
-    fn removal(&self, removed: &Removed, destination_durable: bool) -> Vec<Change> {
+    pub(super) fn removal(&self, removed: &Removed, destination_durable: bool) -> Vec<Change> {
         let delayed = removed.exchanges.iter().filter_map(|exchange| exchange.delay.as_ref());
         let mut changes: Vec<_> = delayed.filter_map(|queue| self.drop_delayed(queue)).collect();
         for exchange in removed.exchanges.iter().filter(|exchange| exchange.durable) {
@@ -356,6 +369,7 @@ impl Vhost {
             internal: wish.internal,
             arguments: &wish.arguments,
         };
+        let full = self.check_exchange_limit(&resource);
         let mut topology = self.topology.write();
         if let Some(found) = topology.exchanges.get(&*name) {
             exchange::equivalent(&resource, &found.declared(), &received)?;
@@ -371,6 +385,8 @@ impl Vhost {
             actor.check(Access::Write, "exchange", &self.name, permission_name(alternate))?;
         }
         exchange::check_type_arguments(kind, &wish.arguments)?;
+        full?;
+        topology.check_open(&self.name)?;
         let mut exchange = Exchange {
             delay: (kind == Type::Delayed).then(|| self.new_delay_queue(&name, wish.durable)),
             auto_delete: wish.auto_delete,
@@ -498,7 +514,45 @@ impl Vhost {
         not_default(&source)?;
         actor.check(Access::Write, kind, &self.name, destination)?;
         actor.check(Access::Read, "exchange", &self.name, &source)?;
+        self.check_topics(actor, Access::Read, &source, &[&*binding.routing_key])?;
         Ok(source)
+    }
+
+    /// Whether the user may use these keys of an exchange, if it is a topic exchange (RabbitMQ: "Topic Authorisation").
+    pub fn check_topics(&self, actor: &Actor, access: Access, exchange: &str, keys: &[&str]) -> Result<(), Refusal> {
+        if exchange.is_empty() || !actor.rights.limits_topics(exchange) {
+            return Ok(());
+        }
+        let kind = self.topology.read().exchanges.get(exchange).map(|exchange| exchange.kind);
+        if kind != Some(Type::Topic) {
+            return Ok(());
+        }
+        match keys.iter().find(|key| !actor.rights.allows_topic(access, exchange, key)) {
+            None => Ok(()),
+            Some(key) => Err(Refusal::access(format!(
+                "{} access to topic '{key}' in exchange '{exchange}' in vhost '{}' refused for user '{}'",
+                access.name(),
+                self.name,
+                actor.user
+            ))),
+        }
+    }
+
+    /// Refuses one queue more than all virtual hosts together may have.
+    fn check_queue_limit(&self, name: &str) -> Result<(), Refusal> {
+        let limit = self.house.queues_max.filter(|limit| self.house.count_queues() >= *limit as usize);
+        limit.map_or(Ok(()), |limit| {
+            let text = format!("cannot declare queue '{name}': queue limit in cluster ({limit}) is reached");
+            Err(Refusal::precondition(text))
+        })
+    }
+
+    /// The same for exchanges.
+    fn check_exchange_limit(&self, resource: &str) -> Result<(), Refusal> {
+        let limit = self.house.exchanges_max.filter(|limit| self.house.count_exchanges() >= *limit as usize);
+        limit.map_or(Ok(()), |limit| {
+            Err(Refusal::precondition(format!("cannot declare {resource}: exchange limit of {limit} is reached")))
+        })
     }
 
     /// Whether the user may publish to an exchange at all.

@@ -11,12 +11,13 @@
 //! headers and gives what it can't tell otherwise (arguments, addresses) as Erlang terms. Processes, which RabbitMQ names
 //! connections and channels by, have names of the same form here ([`Events::connection_pid`]).
 
-use super::Vhost;
 use super::topology::Removed;
+use super::{Vhost, VhostLimits};
 use crate::amqp::Table;
 use crate::amqp::properties;
 use crate::amqp::table::{Fields, Writer};
 use crate::amqp::term::{field_terms, json_term};
+use crate::auth::UserLimits;
 use crate::clock::Clock;
 use crate::exchange::{Binding, Declared, Destination};
 use crate::policy::{Kind, Policy};
@@ -403,7 +404,7 @@ impl Events {
         });
     }
 
-    pub(super) fn parameter_cleared(&self, vhost: &str, component: &str, name: &str, user: &str) {
+    pub fn parameter_cleared(&self, vhost: &str, component: &str, name: &str, user: &str) {
         self.tell("parameter.cleared", |fields| parameter_named(fields, vhost, component, name, user));
     }
 
@@ -415,6 +416,32 @@ impl Events {
 
     pub fn password_changed(&self, name: &str, user: &str) {
         self.of_user("user.password.changed", name, user);
+    }
+
+    pub fn password_cleared(&self, name: &str, user: &str) {
+        self.of_user("user.password.cleared", name, user);
+    }
+
+    pub fn user_deleted(&self, name: &str, user: &str) {
+        self.of_user("user.deleted", name, user);
+    }
+
+    pub fn user_limits_set(&self, name: &str, limits: UserLimits, user: &str) {
+        self.tell("user.limits.set", |fields| {
+            text(fields, "name", "limits");
+            text(fields, "username", name);
+            limit(fields, "max-connections", limits.max_connections);
+            limit(fields, "max-channels", limits.max_channels);
+            by(fields, user);
+        });
+    }
+
+    pub fn user_limits_cleared(&self, name: &str, user: &str) {
+        self.tell("user.limits.cleared", |fields| {
+            text(fields, "name", "limits");
+            text(fields, "username", name);
+            by(fields, user);
+        });
     }
 
     fn of_user(&self, key: &'static str, name: &str, user: &str) {
@@ -444,6 +471,23 @@ impl Events {
         });
     }
 
+    pub fn permission_deleted(&self, name: &str, vhost: &str, user: &str) {
+        self.of_permission("permission.deleted", name, vhost, user);
+    }
+
+    /// RabbitMQ does not say of which exchange.
+    pub fn topic_permission_deleted(&self, name: &str, vhost: &str, user: &str) {
+        self.of_permission("topic.permission.deleted", name, vhost, user);
+    }
+
+    fn of_permission(&self, key: &'static str, name: &str, vhost: &str, user: &str) {
+        self.tell(key, |fields| {
+            text(fields, "user", name);
+            text(fields, "vhost", vhost);
+            by(fields, user);
+        });
+    }
+
     /// `patterns`: write, read.
     pub fn topic_permission_created(&self, name: &str, vhost: &str, exchange: &str, patterns: [&str; 2], user: &str) {
         self.tell("topic.permission.created", |fields| {
@@ -457,23 +501,50 @@ impl Events {
         });
     }
 
-    /// A virtual host is new, or was set anew. Its description and tags are kept elsewhere and not told.
+    /// A virtual host is new, or was set anew.
     pub(super) fn vhost_set(&self, vhost: &Vhost, is_new: bool, user: &str) {
         let key = if is_new { "vhost.created" } else { "vhost.updated" };
         self.tell(key, |fields| {
-            let queue_type = vhost.default_queue_type().name();
+            let (metadata, queue_type) = (vhost.metadata(), vhost.default_queue_type().name());
             text(fields, "name", &vhost.name);
             text(fields, "default_queue_type", queue_type);
-            text(fields, "description", "");
-            let metadata = format!("#{{description => <<>>,tags => [],default_queue_type => <<\"{queue_type}\">>}}");
-            text(fields, "metadata", &metadata);
-            fields.key("tags").array(|_| {});
+            text(fields, "description", &metadata.description);
+            let description = json_term(&Json::from(metadata.description.as_str()));
+            let term = format!(
+                "#{{description => {description},tags => [{}],default_queue_type => <<\"{queue_type}\">>}}",
+                metadata.tags.join(",")
+            );
+            text(fields, "metadata", &term);
+            let tags = metadata.tags.iter();
+            fields.key("tags").array(|items| tags.for_each(|tag| items.long_string(tag.as_bytes())));
             flag(fields, "tracing", vhost.is_traced());
-            flag(fields, "protected_from_deletion", false);
+            flag(fields, "protected_from_deletion", metadata.protected_from_deletion);
             if !is_new {
-                flag(fields, "deletion_protection", false);
+                flag(fields, "deletion_protection", metadata.protected_from_deletion);
             }
             fields.key("cluster_state").table(|nodes| text(nodes, &self.node, "running"));
+            by(fields, user);
+        });
+    }
+
+    pub fn vhost_deleted(&self, name: &str, user: &str) {
+        self.of_user("vhost.deleted", name, user);
+    }
+
+    pub fn vhost_limits_set(&self, vhost: &str, limits: VhostLimits, user: &str) {
+        self.tell("vhost.limits.set", |fields| {
+            text(fields, "name", "limits");
+            text(fields, "vhost", vhost);
+            limit(fields, "max-connections", limits.max_connections);
+            limit(fields, "max-queues", limits.max_queues);
+            by(fields, user);
+        });
+    }
+
+    pub fn vhost_limits_cleared(&self, vhost: &str, user: &str) {
+        self.tell("vhost.limits.cleared", |fields| {
+            text(fields, "name", "limits");
+            text(fields, "vhost", vhost);
             by(fields, user);
         });
     }
@@ -535,6 +606,12 @@ fn flag(fields: &mut Writer, key: &str, truth: bool) {
 
 fn number(fields: &mut Writer, key: &str, number: impl Into<u64>) {
     fields.key(key).long(i64::try_from(number.into()).unwrap_or(i64::MAX));
+}
+
+fn limit(fields: &mut Writer, key: &str, limit: Option<u32>) {
+    if let Some(limit) = limit {
+        number(fields, key, limit);
+    }
 }
 
 fn by(fields: &mut Writer, user: &str) {

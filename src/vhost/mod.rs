@@ -8,6 +8,7 @@
 pub mod dead_letters;
 pub mod declare;
 pub mod delayed;
+mod end;
 pub mod events;
 pub mod policies;
 pub mod publish;
@@ -21,7 +22,7 @@ pub mod trace;
 mod tests;
 
 use crate::amqp::Table;
-use crate::auth::Permission;
+use crate::auth::{Granted, Rights};
 use crate::clock::Clock;
 use crate::exchange::Type;
 use crate::queue::classic::{Host, Memory, Surroundings};
@@ -50,10 +51,32 @@ pub struct House {
     pub events: Events,
     /// Virtual hosts that are traced from the start.
     pub trace_vhosts: Vec<String>,
+    /// How many there may be in all virtual hosts together.
+    pub queues_max: Option<u32>,
+    pub exchanges_max: Option<u32>,
+    /// All virtual hosts, to count what is in them.
+    pub vhosts: Mutex<Vec<Weak<Vhost>>>,
     /// The number of the next queue. Never goes back, or a new queue would find an old one's messages.
     pub next_queue: AtomicU64,
     /// The number of the next consumer.
     pub next_consumer: AtomicU64,
+}
+
+impl House {
+    /// What all virtual hosts have together. Called with no topology's lock held.
+    fn count(&self, of: impl Fn(&Topology) -> usize) -> usize {
+        let all: Vec<_> = self.vhosts.lock().iter().filter_map(Weak::upgrade).collect();
+        all.iter().map(|vhost| of(&vhost.topology.read())).sum()
+    }
+
+    fn count_queues(&self) -> usize {
+        self.count(|topology| topology.queues.len())
+    }
+
+    /// With the default exchange of each.
+    fn count_exchanges(&self) -> usize {
+        self.count(|topology| topology.exchanges.len() + 1)
+    }
 }
 
 #[derive(Debug)]
@@ -64,7 +87,8 @@ pub struct Vhost {
     around: Surroundings,
     /// Lists of queues, the newest death first, in which a message went round until it was dropped: each is told once.
     cycles: Mutex<FxHashSet<Vec<String>>>,
-    default_queue_type: RwLock<QueueType>,
+    metadata: RwLock<Metadata>,
+    limits: Mutex<VhostLimits>,
     topology: RwLock<Topology>,
     /// The firehose is on.
     traced: AtomicBool,
@@ -75,6 +99,23 @@ pub struct Vhost {
     policy_turn: Mutex<()>,
 }
 
+/// What is said of a virtual host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metadata {
+    pub description: String,
+    pub tags: Vec<String>,
+    /// The type of queues that don't say theirs; `None`: the broker's.
+    pub default_queue_type: Option<QueueType>,
+    pub protected_from_deletion: bool,
+}
+
+/// What there may be at most in a virtual host; `None` is any number (RabbitMQ: "Virtual Hosts: Limits").
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VhostLimits {
+    pub max_connections: Option<u32>,
+    pub max_queues: Option<u32>,
+}
+
 /// On whose behalf something is done.
 #[derive(Debug, Clone)]
 pub struct Actor {
@@ -82,16 +123,13 @@ pub struct Actor {
     pub connection: u64,
     pub user: Arc<str>,
     /// What the user may do in this virtual host.
-    pub permission: Arc<Permission>,
-    /// May set the property `user-id` to another's name.
-    pub impersonator: bool,
+    pub rights: Arc<Rights>,
 }
 
 impl Actor {
     /// The broker itself: it may do everything, and belongs to no connection.
     pub fn of_the_house() -> Self {
-        let permission = Permission::new(".*", ".*", ".*").expect("these patterns compile");
-        Self { connection: 0, user: events::HOUSE.into(), permission: Arc::new(permission), impersonator: true }
+        Self { connection: 0, user: events::HOUSE.into(), rights: Rights::new(Granted::Everything) }
     }
 }
 
@@ -111,7 +149,8 @@ impl Vhost {
             },
             house: Arc::clone(house),
             cycles: Mutex::default(),
-            default_queue_type: RwLock::new(house.default_queue_type),
+            metadata: RwLock::default(),
+            limits: Mutex::default(),
             topology: RwLock::new(Topology::predeclared(with_events)),
             traced: AtomicBool::new(house.trace_vhosts.iter().any(|traced| traced == name)),
             version: AtomicU64::new(0),
@@ -120,6 +159,10 @@ impl Vhost {
         if with_events {
             house.events.move_in(Arc::downgrade(&vhost));
         }
+        let mut all = house.vhosts.lock();
+        all.retain(|one| one.strong_count() > 0);
+        all.push(Arc::downgrade(&vhost));
+        drop(all);
         vhost
     }
 
@@ -146,13 +189,25 @@ impl Vhost {
     }
 
     /// The type of queues that don't say theirs (RabbitMQ: "Default Queue Type").
-    fn default_queue_type(&self) -> QueueType {
-        *self.default_queue_type.read()
+    pub fn default_queue_type(&self) -> QueueType {
+        self.metadata.read().default_queue_type.unwrap_or(self.house.default_queue_type)
     }
 
-    /// `None`: the broker's.
-    pub fn set_default_queue_type(&self, queue_type: Option<QueueType>) {
-        *self.default_queue_type.write() = queue_type.unwrap_or(self.house.default_queue_type);
+    pub fn metadata(&self) -> Metadata {
+        self.metadata.read().clone()
+    }
+
+    pub fn set_metadata(&self, metadata: Metadata) {
+        *self.metadata.write() = metadata;
+    }
+
+    pub fn limits(&self) -> VhostLimits {
+        *self.limits.lock()
+    }
+
+    /// Changes the limits. `change` may note for the store what it changed, with the lock held.
+    pub fn change_limits<T>(&self, change: impl FnOnce(&mut VhostLimits) -> T) -> T {
+        change(&mut self.limits.lock())
     }
 
     /// A number no consumer had before.

@@ -10,6 +10,7 @@ use crate::policy::{Applied, Kind, Policy};
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
 use crate::queue::settings::{QueueType, Settings};
+use crate::refusal::Refusal;
 use crate::store::{Change, Committed};
 use parking_lot::RwLockWriteGuard;
 use std::sync::Arc;
@@ -19,15 +20,18 @@ type Changed = (Arc<Queue>, Option<Arc<Policy>>);
 
 impl Vhost {
     /// Adds a policy, or puts it in the place of the one of its kind and name. `user`: who does it. The answer is to be
-    /// waited for.
-    pub fn set_policy(&self, policy: Policy, user: &str) -> Committed {
+    /// waited for. Refused only in a virtual host that is deleted.
+    pub fn set_policy(&self, policy: Policy, user: &str) -> Result<Committed, Refusal> {
         let put = records::put_policy(&self.name, &policy);
         let told = policy.clone();
         let (committed, changed) = self.change_policies(policy.kind, |topology| {
+            if let Err(refusal) = topology.check_open(&self.name) {
+                return (Err(refusal), false);
+            }
             // A file of definitions says the same at every start.
             let is_new = topology.policies.get(policy.kind, &policy.name).is_none_or(|known| **known != policy);
             topology.policies.set(policy);
-            (self.house.store.change(vec![put]), is_new)
+            (Ok(self.house.store.change(vec![put])), is_new)
         });
         // What changes nothing is not told.
         if let Some(changed) = changed {

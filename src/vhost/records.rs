@@ -46,6 +46,14 @@ pub struct BindingRecord {
     pub place: Option<u64>,
 }
 
+impl BindingRecord {
+    pub fn binding(&self) -> Binding {
+        let name = self.destination.as_str().into();
+        let destination = if self.to_exchange { Destination::Exchange(name) } else { Destination::Queue(name) };
+        Binding { destination, routing_key: self.routing_key.as_str().into(), arguments: self.arguments.clone() }
+    }
+}
+
 /// A user's policy.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PolicyRecord {

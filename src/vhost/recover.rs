@@ -3,7 +3,7 @@
 use super::Vhost;
 use super::records::{BindingRecord, ExchangeRecord, QueueRecord, put_binding};
 use super::topology::Exchange;
-use crate::exchange::{Binding, Destination, Type};
+use crate::exchange::Type;
 use crate::queue::Queue;
 use crate::queue::classic::Identity;
 use crate::queue::settings::{Declared, Settings};
@@ -59,14 +59,9 @@ impl Vhost {
 
     /// Brings a binding back, if both its ends are there. They come in the order of their places, those without one last.
     pub fn recover_binding(&self, record: BindingRecord) {
-        let destination = match record.to_exchange {
-            true => Destination::Exchange(record.destination.into()),
-            false => Destination::Queue(record.destination.into()),
-        };
+        let binding = record.binding();
         let mut topology = self.topology.write();
-        if topology.durable(&destination) {
-            let routing_key = record.routing_key.into();
-            let binding = Binding { destination, routing_key, arguments: record.arguments };
+        if topology.durable(&binding.destination) {
             topology.bind_at(&record.source, binding.clone(), record.place);
             let exchange = topology.exchanges.get(&*record.source);
             let place = exchange.and_then(|exchange| exchange.router.place(&binding));

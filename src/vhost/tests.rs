@@ -32,6 +32,9 @@ fn vhost() -> (TempDir, Arc<Vhost>) {
         expire_at_head: false,
         default_queue_type: QueueType::Classic,
         reply_secret: reply_to::Secret::new(),
+        queues_max: None,
+        exchanges_max: None,
+        vhosts: Mutex::default(),
         next_queue: AtomicU64::new(1),
         next_consumer: AtomicU64::new(0),
     };

@@ -7,6 +7,7 @@ use crate::exchange::recent_history::History;
 use crate::exchange::{Binding, Declared, Destination, Router, Type};
 use crate::policy::{Applied, Policies};
 use crate::queue::Queue;
+use crate::refusal::Refusal;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
@@ -87,6 +88,8 @@ pub struct Topology {
     /// What queues and exchanges get as they are declared. Under the same lock, so that none is declared between a
     /// policy's change and the search for those that it concerns.
     pub policies: Policies,
+    /// Nothing is declared any more: the virtual host is deleted.
+    pub ended: bool,
     /// The exchanges with bindings to a destination, so that its end needs no search.
     sources: FxHashMap<Destination, FxHashSet<Arc<str>>>,
 }
@@ -119,6 +122,11 @@ impl Topology {
             topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
         }
         topology
+    }
+
+    /// Refuses what would be new in a virtual host that is deleted.
+    pub fn check_open(&self, vhost: &str) -> Result<(), Refusal> {
+        if self.ended { Err(Refusal::not_found(format!("vhost '{vhost}' is deleted"))) } else { Ok(()) }
     }
 
     /// Whether anything is bound to the exchange for events.

@@ -114,6 +114,26 @@ impl Peer {
         peer
     }
 
+    /// A connection of this user, whose password is the name, up to connection.open of a virtual host.
+    pub fn knock(broker: &Broker, user: &str, vhost: &str) -> Self {
+        let mut peer = Self::silent(broker);
+        peer.octets(PROTOCOL_HEADER);
+        peer.expect_start();
+        peer.start_ok("PLAIN", format!("\0{user}\0{user}").as_bytes(), FieldTable::default());
+        peer.expect_tune();
+        peer.tune_ok(0);
+        peer.open_vhost(vhost);
+        peer
+    }
+
+    /// The same with channel 1 open.
+    pub fn open_as(broker: &Broker, user: &str, vhost: &str) -> Self {
+        let mut peer = Self::knock(broker, user, vhost);
+        peer.expect_open_ok();
+        peer.open_channel(1);
+        peer
+    }
+
     /// From connection.tune on.
     fn enter(&mut self, frame_max: u32, channel_max: u16) {
         let channel_max = if channel_max == 0 { 2047 } else { channel_max };

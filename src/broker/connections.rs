@@ -1,0 +1,251 @@
+//! The connections that there are, and how many each user and virtual host has.
+
+use crate::amqp::Table;
+use crate::vhost::Vhost;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::Notify;
+
+#[derive(Debug, Default)]
+pub struct Connections {
+    all: DashMap<u64, Arc<Registered>>,
+    last: AtomicU64,
+    counts: Mutex<Counts>,
+}
+
+/// A connection as the rest of the broker knows it.
+#[derive(Debug)]
+pub struct Registered {
+    pub id: u64,
+    /// `127.0.0.1:50000 -> 127.0.0.1:5672`.
+    pub name: Arc<str>,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    pub connected_at_ms: u64,
+    /// Wakes the connection's task to see what it is asked.
+    pub asked: Notify,
+    asks: Mutex<Asks>,
+    opened: OnceLock<Opened>,
+    channels: AtomicU32,
+}
+
+/// What a connection's task is to do.
+#[derive(Debug, Default)]
+pub struct Asks {
+    /// End, with this reason in connection.close.
+    pub close: Option<String>,
+    /// The user's rights are others now: look at the consumers again.
+    pub rights_changed: bool,
+}
+
+/// What is known of a connection once connection.open was taken.
+#[derive(Debug)]
+pub struct Opened {
+    pub user: Arc<str>,
+    pub vhost: Arc<Vhost>,
+    /// The SASL mechanism of the login.
+    pub mechanism: &'static str,
+    pub client_properties: Table,
+    /// As negotiated; 0 for no limit.
+    pub frame_max: u32,
+    pub channel_max: u16,
+    /// 0 for none.
+    pub heartbeat_s: u64,
+}
+
+/// How many are open.
+#[derive(Debug, Default)]
+struct Counts {
+    connections: usize,
+    channels: usize,
+    by_user: FxHashMap<Arc<str>, OfUser>,
+    by_vhost: FxHashMap<Arc<str>, usize>,
+}
+
+#[derive(Debug, Default)]
+struct OfUser {
+    connections: usize,
+    channels: usize,
+}
+
+/// How many connections there may be at most; `None` for any number.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ConnectionLimits {
+    pub node: Option<u32>,
+    pub vhost: Option<u32>,
+    pub user: Option<u32>,
+}
+
+/// How many channels there may be at most; `None` for any number.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChannelLimits {
+    pub user: Option<u32>,
+    pub node: Option<u32>,
+}
+
+/// Which limit is reached, and what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    Node(u32),
+    Vhost(u32),
+    User(u32),
+}
+
+impl Registered {
+    /// Asks the connection to say good-bye.
+    pub fn close(&self, reason: &str) {
+        self.asks.lock().close = Some(reason.to_owned());
+        self.asked.notify_one();
+    }
+
+    /// Tells the connection that its user's rights are others now.
+    pub fn rights_changed(&self) {
+        self.asks.lock().rights_changed = true;
+        self.asked.notify_one();
+    }
+
+    /// What it was asked since the last time.
+    pub fn take_asks(&self) -> Asks {
+        std::mem::take(&mut *self.asks.lock())
+    }
+
+    /// `None` while it is not open yet.
+    pub fn opened(&self) -> Option<&Opened> {
+        self.opened.get()
+    }
+
+    /// Channels that are open.
+    pub fn channel_count(&self) -> u32 {
+        self.channels.load(Ordering::Relaxed)
+    }
+}
+
+fn reached(limit: Option<u32>, count: usize) -> Option<u32> {
+    limit.filter(|limit| count >= *limit as usize)
+}
+
+impl Connections {
+    /// Counts a connection in that has only just come.
+    pub fn register(&self, peer: SocketAddr, local: SocketAddr, connected_at_ms: u64) -> Arc<Registered> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let registered = Arc::new(Registered {
+            id,
+            name: format!("{peer} -> {local}").into(),
+            peer,
+            local,
+            connected_at_ms,
+            asked: Notify::new(),
+            asks: Mutex::default(),
+            opened: OnceLock::new(),
+            channels: AtomicU32::new(0),
+        });
+        self.all.insert(id, Arc::clone(&registered));
+        registered
+    }
+
+    /// Counts it out again.
+    pub fn unregister(&self, registered: &Registered) {
+        self.all.remove(&registered.id);
+        let Some(opened) = registered.opened() else { return };
+        let channels = registered.channels.swap(0, Ordering::Relaxed) as usize;
+        let mut counts = self.counts.lock();
+        counts.connections -= 1;
+        counts.channels -= channels;
+        if let Some(of_user) = counts.by_user.get_mut(&opened.user) {
+            of_user.connections -= 1;
+            of_user.channels -= channels;
+            if of_user.connections == 0 {
+                counts.by_user.remove(&opened.user);
+            }
+        }
+        if let Some(of_vhost) = counts.by_vhost.get_mut(&opened.vhost.name) {
+            *of_vhost -= 1;
+            if *of_vhost == 0 {
+                counts.by_vhost.remove(&opened.vhost.name);
+            }
+        }
+    }
+
+    /// Opens a connection for a user in a virtual host, unless one more would be too many. The limits are looked at in
+    /// RabbitMQ's order (`rabbit_reader:handle_method0`, connection.open).
+    pub fn open(&self, registered: &Registered, opened: Opened, limits: ConnectionLimits) -> Result<(), Full> {
+        let mut counts = self.counts.lock();
+        let of_vhost = counts.by_vhost.get(&opened.vhost.name).copied().unwrap_or_default();
+        let of_user = counts.by_user.get(&opened.user).map_or(0, |of_user| of_user.connections);
+        if let Some(limit) = reached(limits.node, counts.connections) {
+            return Err(Full::Node(limit));
+        }
+        if let Some(limit) = reached(limits.vhost, of_vhost) {
+            return Err(Full::Vhost(limit));
+        }
+        if let Some(limit) = reached(limits.user, of_user) {
+            return Err(Full::User(limit));
+        }
+        counts.connections += 1;
+        *counts.by_vhost.entry(Arc::clone(&opened.vhost.name)).or_default() += 1;
+        counts.by_user.entry(Arc::clone(&opened.user)).or_default().connections += 1;
+        let first = registered.opened.set(opened).is_ok();
+        debug_assert!(first, "a connection is opened once");
+        Ok(())
+    }
+
+    /// Counts one more channel of an open connection, unless that would be too many.
+    pub fn open_channel(&self, registered: &Registered, limits: ChannelLimits) -> Result<(), Full> {
+        let Some(opened) = registered.opened() else { return Ok(()) };
+        let mut counts = self.counts.lock();
+        let all = counts.channels;
+        let of_user = counts.by_user.entry(Arc::clone(&opened.user)).or_default();
+        if let Some(limit) = reached(limits.user, of_user.channels) {
+            return Err(Full::User(limit));
+        }
+        if let Some(limit) = reached(limits.node, all) {
+            return Err(Full::Node(limit));
+        }
+        of_user.channels += 1;
+        counts.channels += 1;
+        registered.channels.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A channel of an open connection has ended.
+    pub fn close_channel(&self, registered: &Registered) {
+        let Some(opened) = registered.opened() else { return };
+        let mut counts = self.counts.lock();
+        counts.channels -= 1;
+        if let Some(of_user) = counts.by_user.get_mut(&opened.user) {
+            of_user.channels -= 1;
+        }
+        registered.channels.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// All that have come, open or not.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The open ones, in the order in which they came.
+    pub fn list(&self) -> Vec<Arc<Registered>> {
+        let mut open: Vec<_> =
+            self.all.iter().filter(|one| one.opened().is_some()).map(|one| Arc::clone(&one)).collect();
+        open.sort_unstable_by_key(|one| one.id);
+        open
+    }
+
+    /// Asks all connections to say good-bye.
+    pub fn close_all(&self, reason: &str) {
+        self.all.iter().for_each(|one| one.close(reason));
+    }
+
+    /// Calls `act` for every open connection that `is_meant`.
+    pub(super) fn each_open(&self, is_meant: impl Fn(&Opened) -> bool, act: impl Fn(&Registered)) {
+        for one in &self.all {
+            if one.opened().is_some_and(&is_meant) {
+                act(&one);
+            }
+        }
+    }
+}
