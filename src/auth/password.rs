@@ -5,19 +5,20 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::Md5;
 use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use super::User;
 
 /// Octets of salt in front of a hash.
 const SALT_BYTES: usize = 4;
 
-/// A text that must not be seen: its `Debug` hides it, and it has no `Display`.
+/// A text that must not be seen: its `Debug` hides it, it has no `Display`, and its memory is wiped when it is dropped.
 #[derive(Clone)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Zeroizing::new(text.into()))
     }
 
     /// The text itself, for whoever has to compare or hash it.

@@ -37,6 +37,8 @@ pub struct Config {
     pub unsynced_max: u64,
     /// Threads that serve connections; `None` is one a processor.
     pub workers: Option<usize>,
+    /// Whether a crash may leave an image of the process's memory, and panics are told in full.
+    pub core_dumps: bool,
 
     pub handshake_timeout: Duration,
     /// Seconds; 0 is none.
@@ -178,6 +180,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         store_write_buffer: meaning.bytes("store_write_buffer"),
         unsynced_max: meaning.bytes("unsynced_max"),
         workers: meaning.number("workers"),
+        core_dumps: meaning.boolean("core_dumps"),
 
         handshake_timeout: meaning.time("handshake_timeout"),
         heartbeat_s: meaning.seconds("heartbeat"),
@@ -499,7 +502,7 @@ fn default(setting: &Setting) -> Option<Tree> {
 /// What is wrong with a value, and what would be right. A secret is not shown.
 fn wrong(value: &Tree, kind: Kind, allowed: &str) -> String {
     let value = match value {
-        Tree::Text(_) if kind == Kind::Secret => "this".to_owned(),
+        _ if kind == Kind::Secret => "this".to_owned(),
         Tree::Text(text) => format!("'{text}'"),
         Tree::Integer(number) => number.to_string(),
         Tree::Float(number) => number.to_string(),

@@ -285,6 +285,14 @@ pub static SETTINGS: &[Setting] = &[
         variables: &[],
         about: "threads that serve connections; `auto` is one a processor",
     },
+    Setting {
+        key: "core_dumps",
+        kind: Kind::Bool,
+        default: Default::Written("false"),
+        conf: &[],
+        variables: &[],
+        about: "whether a crash may leave an image of the memory and tell all of its cause: both may hold passwords and messages",
+    },
     // ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────
     Setting {
         key: "handshake_timeout",

@@ -1,5 +1,7 @@
 //! Sockets in, connections out: bind, accept, stop.
 
+mod confine;
+
 use crate::admission::{self, Door};
 use crate::broker::{Broker, StartError};
 use crate::config::{Config, EXIT_CONFIG};
@@ -41,6 +43,7 @@ pub fn run(config: Config, warnings: Vec<Remark>) -> ExitCode {
     if let Err(error) = crate::telemetry::start_logging(&config.log) {
         eprintln!("leveret: no logs: {error}");
     }
+    confine::confine(config.core_dumps);
     for warning in warnings {
         tracing::warn!("{warning}");
     }

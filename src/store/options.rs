@@ -13,7 +13,7 @@ pub fn open(options: &Options) -> Result<DB, OpenError> {
     let folder = &options.folder;
     let io = |text: String| OpenError::Io { folder: folder.clone(), text };
     std::fs::create_dir_all(folder).map_err(|error| io(error.to_string()))?;
-    restrict(folder).map_err(|error| io(error.to_string()))?;
+    restrict(folder).map_err(io)?;
     let new = !super::exists(folder);
     let mut general = rocksdb::Options::default();
     general.create_if_missing(true);
@@ -100,8 +100,26 @@ fn explain(folder: &Path, error: rocksdb::Error) -> OpenError {
     }
 }
 
-/// Messages are nobody else's business.
-fn restrict(folder: &Path) -> std::io::Result<()> {
+/// Messages are nobody else's business: takes everybody's rights to the folder but its owner's away. Where that can't be
+/// done the folder's group may stay, as container platforms let a process in by its group; all others may not.
+fn restrict(folder: &Path) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
+    let mode = std::fs::metadata(folder).map_err(|error| error.to_string())?.permissions().mode() & 0o7777;
+    if mode & 0o1002 == 0o1002 {
+        // As /tmp: taking it from everybody would break the machine.
+        return Err(format!("it is shared by everybody (mode {mode:04o}); name a folder below it"));
+    }
+    let Err(error) = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)) else {
+        if mode & 0o077 != 0 {
+            tracing::info!("data folder {}: mode {mode:04o} became 0700", folder.display());
+        }
+        return Ok(());
+    };
+    if mode & 0o007 != 0 {
+        return Err(format!(
+            "everybody may look into it (mode {mode:04o}), and that can't be changed: {error}; name a folder below it"
+        ));
+    }
+    tracing::warn!("data folder {}: mode {mode:04o} can't become 0700: {error}", folder.display());
+    Ok(())
 }

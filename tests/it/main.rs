@@ -18,6 +18,7 @@ mod layers;
 mod life;
 mod paging;
 mod policies;
+mod privacy;
 mod rights;
 mod scripts;
 mod slow_reader;

@@ -137,7 +137,7 @@ pub fn parse(frame: Frame<'_>) -> Outcome<AMQPClass> {
 impl Client {
     /// Connects, logs in, opens the virtual host and channel 1.
     pub fn connect(uri: &str) -> Outcome<Self> {
-        let uri: AMQPUri = uri.parse().map_err(|error| Failure::Usage(format!("--uri {uri}: {error}")))?;
+        let uri: AMQPUri = uri.parse().map_err(|error| Failure::Usage(format!("--uri: {error}")))?;
         let host = &uri.authority.host;
         let port = uri.authority.port;
         let unreachable = |error: std::io::Error| {

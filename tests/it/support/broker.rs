@@ -114,6 +114,11 @@ impl Broker {
         })
     }
 
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn uri(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
@@ -234,8 +239,10 @@ impl Drop for Broker {
 
 fn command(folder: &Path, port: u16) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-    // Variables of whoever runs the tests must not configure the broker.
+    // Variables of whoever runs the tests must not configure the broker. Panics are shown in full, and whoever is not root
+    // may count the process's descriptors.
     command.env_clear().env("RUST_BACKTRACE", "1").arg("--data-dir").arg(folder);
+    command.args(["--core-dumps", "true"]);
     command.args(["--bind", "127.0.0.1", "--http-port", "none", "--metrics-port", "none", "--amqp-port"]);
     command.arg(port.to_string()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
