@@ -13,7 +13,7 @@ pub mod sasl;
 mod user;
 
 pub use loopback::is_loopback;
-pub use password::{Algorithm, Secret, hash, verify};
+pub use password::{Algorithm, Secret, hash, verify, verify_slowly};
 pub use pattern::{PATTERN_BYTES_MAX, Pattern, Unusable};
 pub use permission::{Access, DEFAULT_EXCHANGE, Permission, TopicPermission};
 pub use rights::{Granted, Patterns, Rights};

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Argon2, Params, Version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::Md5;
@@ -9,8 +11,16 @@ use zeroize::Zeroizing;
 
 use super::User;
 
-/// Octets of salt in front of a hash.
+/// Octets of salt in front of a digest.
 const SALT_BYTES: usize = 4;
+/// Octets of an argon2id's salt.
+const ARGON2_SALT_BYTES: usize = 16;
+/// What one argon2id costs: memory in KiB, passes over it, lanes (OWASP: "Password Storage Cheat Sheet").
+const ARGON2_COST: (u32, u32, u32) = (19_456, 2, 1);
+/// What a stored argon2id may cost at most; one that costs more can't be checked.
+const ARGON2_COST_MAX: (u32, u32, u32) = (65_536, 8, 4);
+/// A hash of no password, of the cost of those that are made here.
+const DECOY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bGV2ZXJldC1kZWNveS4uLg$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// A text that must not be seen: its `Debug` hides it, it has no `Display`, and its memory is wiped when it is dropped.
 #[derive(Clone)]
@@ -40,17 +50,20 @@ pub enum Algorithm {
     Sha512,
     /// Of RabbitMQ before 3.6.
     Md5,
+    /// Slow on purpose, and ours alone: RabbitMQ can't check it.
+    Argon2id,
     /// One that nobody here can compute: the record is kept, and its user can't log in with a password.
     Unknown(String),
 }
 
 impl Algorithm {
-    /// The algorithm with this name in RabbitMQ's definitions.
+    /// The algorithm with this name in definitions.
     pub fn from_name(name: &str) -> Self {
         match name {
             "rabbit_password_hashing_sha256" => Self::Sha256,
             "rabbit_password_hashing_sha512" => Self::Sha512,
             "rabbit_password_hashing_md5" => Self::Md5,
+            "leveret_password_hashing_argon2id" => Self::Argon2id,
             _ => Self::Unknown(name.to_owned()),
         }
     }
@@ -60,16 +73,28 @@ impl Algorithm {
             Self::Sha256 => "rabbit_password_hashing_sha256",
             Self::Sha512 => "rabbit_password_hashing_sha512",
             Self::Md5 => "rabbit_password_hashing_md5",
+            Self::Argon2id => "leveret_password_hashing_argon2id",
             Self::Unknown(name) => name,
         }
     }
 
+    /// Whether this text can be a hash of this algorithm. An empty one stands for no password.
+    pub fn takes(&self, hash: &str) -> bool {
+        hash.is_empty()
+            || match self {
+                Self::Argon2id => Slow::of(hash).is_some(),
+                Self::Unknown(_) => true,
+                _ => BASE64.decode(hash).is_ok(),
+            }
+    }
+
+    /// The digest of those that are quick.
     fn digest(&self, salt: &[u8], password: &str) -> Option<Vec<u8>> {
         Some(match self {
             Self::Sha256 => Sha256::new().chain_update(salt).chain_update(password).finalize().to_vec(),
             Self::Sha512 => Sha512::new().chain_update(salt).chain_update(password).finalize().to_vec(),
             Self::Md5 => Md5::new().chain_update(salt).chain_update(password).finalize().to_vec(),
-            Self::Unknown(_) => return None,
+            Self::Argon2id | Self::Unknown(_) => return None,
         })
     }
 }
@@ -80,11 +105,13 @@ impl serde::Serialize for Algorithm {
     }
 }
 
-/// A password's hash as RabbitMQ writes it: Base64 of four octets of salt and the digest of salt and password. Empty
-/// for an algorithm that is not known.
+/// A password's hash, salted anew: as RabbitMQ writes it, Base64 of four octets of salt and the digest of salt and
+/// password; or an argon2id's PHC string, which takes tens of milliseconds. Empty for an algorithm that is not known.
 pub fn hash(password: &str, algorithm: &Algorithm) -> String {
-    let mut salted = [0; SALT_BYTES].to_vec();
-    getrandom::fill(&mut salted).expect("the operating system has random octets");
+    if *algorithm == Algorithm::Argon2id {
+        return slow_hash(password);
+    }
+    let mut salted = random::<SALT_BYTES>().to_vec();
     match algorithm.digest(&salted, password) {
         Some(digest) => {
             salted.extend_from_slice(&digest);
@@ -94,40 +121,101 @@ pub fn hash(password: &str, algorithm: &Algorithm) -> String {
     }
 }
 
-/// Whether this is the user's password.
+fn slow_hash(password: &str) -> String {
+    let (memory, passes, lanes) = ARGON2_COST;
+    let params = Params::new(memory, passes, lanes, Some(Params::DEFAULT_OUTPUT_LEN)).expect("this is a cost");
+    let salt = random::<ARGON2_SALT_BYTES>();
+    let mut digest = [0; Params::DEFAULT_OUTPUT_LEN];
+    Argon2::new(argon2::Algorithm::Argon2id, Version::V0x13, params.clone())
+        .hash_password_into(password.as_bytes(), &salt, &mut digest)
+        .expect("passwords are shorter than 4 GiB");
+    let hash = PasswordHash {
+        algorithm: argon2::ARGON2ID_IDENT,
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(&params).expect("these are parameters"),
+        salt: Some(Salt::new(&salt).expect("the salt has a usual length")),
+        hash: Some(Output::new(&digest).expect("the digest has a usual length")),
+    };
+    hash.to_string()
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut octets = [0; N];
+    getrandom::fill(&mut octets).expect("the operating system has random octets");
+    octets
+}
+
+/// Whether this is the user's password, as far as a quick hash says so: those of RabbitMQ.
 ///
-/// The same work is done for a user that doesn't exist, has no password or one that can't be checked, and the
+/// The same work is done for a user that doesn't exist, has no password or one that can't be checked so, and the
 /// comparison takes as long whatever differs: an answer's time tells nobody which names exist. A blank password is
 /// always refused.
 pub fn verify(user: Option<&User>, password: &str) -> bool {
-    let stored = user.and_then(|user| Stored::of(&user.password_hash, &user.hashing_algorithm));
+    let stored = user.and_then(|user| Quick::of(&user.password_hash, &user.hashing_algorithm));
     let (exists, stored) = match stored {
         Some(stored) => (true, stored),
-        None => (false, Stored { salt: [0; SALT_BYTES], digest: vec![0; 32], algorithm: Algorithm::Sha256 }),
+        None => (false, Quick { salt: [0; SALT_BYTES], digest: vec![0; 32], algorithm: Algorithm::Sha256 }),
     };
     let Some(digest) = stored.algorithm.digest(&stored.salt, password) else { return false };
     let equal = bool::from(digest.ct_eq(&stored.digest));
     equal && exists && !password.is_empty()
 }
 
-/// A hash in its parts.
-struct Stored {
+/// Whether this is the user's password, as an argon2id says: tens of milliseconds and 19 MiB, for whichever user.
+/// Those whose hash is another are refused after the same work.
+pub fn verify_slowly(user: Option<&User>, password: &str) -> bool {
+    let stored = user.filter(|user| user.hashing_algorithm == Algorithm::Argon2id);
+    let stored = stored.and_then(|user| Slow::of(&user.password_hash));
+    let (exists, stored) = match stored {
+        Some(stored) => (true, stored),
+        None => (false, Slow::of(DECOY).expect("the decoy is a hash")),
+    };
+    let equal = stored.matches(password);
+    equal && exists && !password.is_empty()
+}
+
+/// A quick hash in its parts.
+struct Quick {
     salt: [u8; SALT_BYTES],
     digest: Vec<u8>,
     algorithm: Algorithm,
 }
 
-impl Stored {
+impl Quick {
     /// `None` if there is no hash, or none that can be checked.
     fn of(hash: &str, algorithm: &Algorithm) -> Option<Self> {
-        let octets = BASE64.decode(hash).ok()?;
+        let quick = matches!(algorithm, Algorithm::Sha256 | Algorithm::Sha512 | Algorithm::Md5);
+        let octets = if quick { BASE64.decode(hash).ok()? } else { return None };
         let (salt, digest) = octets.split_first_chunk::<SALT_BYTES>()?;
-        let known = !matches!(algorithm, Algorithm::Unknown(_));
-        (known && !digest.is_empty()).then(|| Self {
-            salt: *salt,
-            digest: digest.to_vec(),
-            algorithm: algorithm.clone(),
-        })
+        let stored = Self { salt: *salt, digest: digest.to_vec(), algorithm: algorithm.clone() };
+        (!digest.is_empty()).then_some(stored)
+    }
+}
+
+/// An argon2id in its parts.
+struct Slow {
+    salt: Salt,
+    digest: Output,
+    argon2: Argon2<'static>,
+}
+
+impl Slow {
+    /// `None` if it is none, or costs more than it may.
+    fn of(hash: &str) -> Option<Self> {
+        let hash = PasswordHash::new(hash).ok()?;
+        let params = Params::try_from(&hash).ok()?;
+        let (memory, passes, lanes) = ARGON2_COST_MAX;
+        let bounded = params.m_cost() <= memory && params.t_cost() <= passes && params.p_cost() <= lanes;
+        let current = hash.algorithm == argon2::ARGON2ID_IDENT && hash.version == Some(Version::V0x13.into());
+        let argon2 = Argon2::new(argon2::Algorithm::Argon2id, Version::V0x13, params);
+        (bounded && current).then_some(Self { salt: hash.salt?, digest: hash.hash?, argon2 })
+    }
+
+    fn matches(&self, password: &str) -> bool {
+        let mut digest = vec![0; self.digest.len()];
+        let salt: &[u8] = self.salt.as_ref();
+        let done = self.argon2.hash_password_into(password.as_bytes(), salt, &mut digest);
+        done.is_ok() && bool::from(digest.ct_eq(self.digest.as_bytes()))
     }
 }
 
@@ -156,26 +244,61 @@ mod tests {
 
     #[test]
     fn every_known_algorithm_verifies_what_it_hashed_and_salts_it_anew() {
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512, Algorithm::Md5] {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512, Algorithm::Md5, Algorithm::Argon2id] {
+            let is_slow = algorithm == Algorithm::Argon2id;
+            let is = |user: &User, password| {
+                let (quick, slow) = (verify(Some(user), password), verify_slowly(Some(user), password));
+                assert!(!(if is_slow { quick } else { slow }));
+                quick || slow
+            };
             let first = hash("pässword", &algorithm);
             assert_ne!(first, hash("pässword", &algorithm));
-            assert!(verify(Some(&user(&first, algorithm.clone())), "pässword"));
-            assert!(!verify(Some(&user(&first, algorithm.clone())), "password"));
+            let user = user(&first, algorithm.clone());
+            assert!(is(&user, "pässword"));
+            assert!(!is(&user, "password"));
+            assert!(algorithm.takes(&first) && algorithm.takes(""));
             assert_eq!(Algorithm::from_name(algorithm.name()), algorithm);
         }
     }
 
     #[test]
+    fn an_argon2id_of_another_maker_verifies() {
+        // Made by argon2-cffi, and so by the reference implementation.
+        let stored =
+            "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$Y2bjJGfuQForcv6vcOu8Uc2uZ2P2gnZLTJF2sXvydKU";
+        assert!(verify_slowly(Some(&user(stored, Algorithm::Argon2id)), "pässword"));
+        assert!(!verify_slowly(Some(&user(stored, Algorithm::Argon2id)), "password"));
+        assert!(hash("x", &Algorithm::Argon2id).starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+    }
+
+    #[test]
     fn nothing_logs_in_without_a_password_and_a_hash() {
-        assert!(!verify(None, "guest"));
-        assert!(!verify(None, ""));
-        assert!(!verify(Some(&user("", Algorithm::Sha256)), ""));
-        assert!(!verify(Some(&user("", Algorithm::Sha256)), "x"));
-        // The hash of a blank password is one, and still refused.
-        assert!(!verify(Some(&user(&hash("", &Algorithm::Sha256), Algorithm::Sha256)), ""));
-        // A salt without a digest, and no Base64.
-        assert!(!verify(Some(&user("AAAAAA==", Algorithm::Sha256)), "x"));
-        assert!(!verify(Some(&user("$2a$04$", Algorithm::Sha256)), "x"));
+        for verify in [verify, verify_slowly] {
+            assert!(!verify(None, "guest"));
+            assert!(!verify(None, ""));
+            for algorithm in [Algorithm::Sha256, Algorithm::Argon2id] {
+                assert!(!verify(Some(&user("", algorithm.clone())), ""));
+                assert!(!verify(Some(&user("", algorithm.clone())), "x"));
+                // The hash of a blank password is one, and still refused.
+                assert!(!verify(Some(&user(&hash("", &algorithm), algorithm)), ""));
+            }
+            // A salt without a digest, and no Base64; the decoy itself.
+            assert!(!verify(Some(&user("AAAAAA==", Algorithm::Sha256)), "x"));
+            assert!(!verify(Some(&user("$2a$04$", Algorithm::Sha256)), "x"));
+            assert!(!verify(Some(&user(DECOY, Algorithm::Argon2id)), "x"));
+        }
+    }
+
+    #[test]
+    fn an_argon2id_may_not_cost_what_it_likes() {
+        let with = |cost: &str| DECOY.replace("m=19456,t=2,p=1", cost);
+        assert!(Algorithm::Argon2id.takes(&with("m=65536,t=8,p=4")));
+        for cost in ["m=65537,t=2,p=1", "m=19456,t=9,p=1", "m=19456,t=2,p=5", "m=0,t=2,p=1"] {
+            assert!(!Algorithm::Argon2id.takes(&with(cost)), "{cost}");
+            assert!(!verify_slowly(Some(&user(&with(cost), Algorithm::Argon2id)), "x"));
+        }
+        assert!(!Algorithm::Argon2id.takes(&DECOY.replace("argon2id", "argon2i")));
+        assert!(!Algorithm::Argon2id.takes(&hash("x", &Algorithm::Sha256)));
     }
 
     #[test]
