@@ -1,9 +1,11 @@
 //! Who may log in, and what they may do.
 //!
-//! Users, password hashes and permissions as RabbitMQ has them, so that its exports keep their meaning; and the SASL
-//! responses that clients log in with. All of it is plain values and functions: who the users are is the broker's to
-//! know.
+//! Users, password hashes and permissions as RabbitMQ has them, so that its exports keep their meaning; and what clients
+//! log in with: SASL responses, certificates. All of it is plain values and functions: who the users are is the
+//! broker's to know.
 
+pub mod certificate;
+mod der;
 mod loopback;
 mod password;
 mod pattern;
