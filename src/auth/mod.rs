@@ -1,7 +1,7 @@
 //! Who may log in, and what they may do.
 //!
 //! Users, password hashes and permissions as RabbitMQ has them, so that its exports keep their meaning; and what clients
-//! log in with: SASL responses, certificates. All of it is plain values and functions: who the users are is the
+//! log in with: SASL responses, certificates, tokens. All of it is plain values and functions: who the users are is the
 //! broker's to know.
 
 pub mod certificate;
@@ -12,6 +12,7 @@ mod pattern;
 mod permission;
 mod rights;
 pub mod sasl;
+pub mod token;
 mod user;
 
 pub use loopback::is_loopback;
