@@ -12,6 +12,7 @@ mod pattern;
 mod permission;
 mod rights;
 pub mod sasl;
+pub mod throttle;
 pub mod token;
 mod user;
 
