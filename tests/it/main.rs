@@ -4,6 +4,7 @@
 // A test that finds something else than it expects ends there; and its numbers are small.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod advisories;
 mod clients;
 mod copies;
 mod dead_letters;

@@ -1,0 +1,221 @@
+//! RabbitMQ made atoms of names, of which an Erlang node can hold a million and forgets none. Here names that clients choose
+//! leave nothing behind: so many new ones of a sort must not make the broker grow by what the names alone would take.
+
+use super::super::support::peer::{Incoming, PLAIN, write_publish};
+use super::super::support::{Broker, Declare, Peer};
+use super::{MIB, assert_alive, table, text, with_headers};
+use amq_protocol::protocol::{AMQPClass, basic, channel, connection, exchange, queue};
+use amq_protocol::types::{AMQPValue, FieldTable};
+use leveret::amqp::table::Writer;
+use leveret::amqp::{PROTOCOL_HEADER, method};
+
+/// Names used at a time.
+const AT_ONCE: u32 = 250;
+/// What a broker's memory may grow by while it has seen so many new names: the octets of the names alone. (It was seen to
+/// grow by a tenth of that at most.)
+fn kept_bytes_max(names: u32) -> u64 {
+    u64::from(names) * 250
+}
+
+/// A name of 250 octets.
+fn name(number: u32) -> String {
+    format!("{number:0>250}")
+}
+
+/// Lets `work` use so many names, [`AT_ONCE`] at a time, and as many others before, in which memory may grow.
+fn leaves_nothing(broker: &Broker, names: u32, mut work: impl FnMut(&[String])) {
+    let mut use_from = |from: u32| {
+        for first in (from..from + names).step_by(AT_ONCE as usize) {
+            let names: Vec<String> = (first..first + AT_ONCE).map(name).collect();
+            work(&names);
+        }
+    };
+    use_from(0);
+    let before = broker.resident_bytes();
+    use_from(names);
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < kept_bytes_max(names), "it grew by {} KiB from {} MiB", grown >> 10, before / MIB);
+}
+
+/// Sends methods, each of which has one answer, and reads the answers.
+fn ask(peer: &mut Peer, methods: &[AMQPClass]) {
+    let mut out = Vec::new();
+    for class in methods {
+        method::write(&mut out, 1, class);
+    }
+    peer.octets(&out);
+    for class in methods {
+        match peer.next() {
+            Incoming::Method(1, AMQPClass::Channel(channel::AMQPMethod::Close(close))) => {
+                panic!("{class:?}: {close:?}")
+            }
+            Incoming::Method(1, _) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn declare_queue(name: &str) -> AMQPClass {
+    super::super::support::peer::declare_queue(Declare::transient(name), FieldTable::default())
+}
+
+fn delete_queue(name: &str) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Delete(queue::Delete {
+        queue: name.into(),
+        if_unused: false,
+        if_empty: false,
+        nowait: false,
+    }))
+}
+
+#[test]
+fn queues_exchanges_and_bindings_that_are_gone_leave_nothing() {
+    let mut broker = Broker::start();
+    let mut peer = Peer::open(&broker);
+    leaves_nothing(&broker, 10_000, |names| {
+        let declared: Vec<_> = names.iter().map(|name| declare_queue(name)).collect();
+        ask(&mut peer, &declared);
+        let exchange = |name: &str| {
+            AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+                exchange: name.into(),
+                kind: "topic".into(),
+                passive: false,
+                durable: false,
+                auto_delete: true,
+                internal: false,
+                nowait: false,
+                arguments: table(&[("alternate-exchange", text(name))]),
+            }))
+        };
+        let exchanges: Vec<_> = names.iter().map(|name| exchange(name)).collect();
+        ask(&mut peer, &exchanges);
+        let bound: Vec<_> = names
+            .iter()
+            .flat_map(|name| {
+                [super::bind_queue(name, name, &format!("{name}.#")), super::bind_queue(name, "amq.topic", name)]
+            })
+            .collect();
+        ask(&mut peer, &bound);
+        // With the queue go its bindings, and with those the exchange.
+        let deleted: Vec<_> = names.iter().map(|name| delete_queue(name)).collect();
+        ask(&mut peer, &deleted);
+    });
+    assert_alive(&mut broker);
+}
+
+#[test]
+fn keys_headers_and_properties_of_messages_leave_nothing() {
+    let mut broker = Broker::start();
+    let mut peer = Peer::open(&broker);
+    peer.declare(1, Declare::transient("q"));
+    peer.bind(1, "q", "amq.topic", "#");
+    peer.consume(1, "q", "c", true);
+    leaves_nothing(&broker, 40_000, |names| {
+        let mut out = Vec::new();
+        for name in names {
+            let mut headers = Writer::default();
+            headers.key(name).long_string(name.as_bytes());
+            let headers = with_headers(headers.octets());
+            write_publish(&mut out, 1, "amq.topic", name, &headers, b"", peer.frame_max);
+            // Nowhere, and to an exchange that looks at headers.
+            write_publish(&mut out, 1, "", name, PLAIN, b"", peer.frame_max);
+            write_publish(&mut out, 1, "amq.headers", name, &headers, b"", peer.frame_max);
+        }
+        peer.octets(&out);
+        for name in names {
+            assert_eq!(peer.expect_delivery().routing_key, *name);
+        }
+    });
+    assert_alive(&mut broker);
+}
+
+#[test]
+fn consumer_tags_leave_nothing() {
+    let mut broker = Broker::start();
+    let mut peer = Peer::open(&broker);
+    peer.declare(1, Declare::transient("q"));
+    leaves_nothing(&broker, 20_000, |names| {
+        let consume = |name: &String| {
+            AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
+                queue: "q".into(),
+                consumer_tag: name.as_str().into(),
+                no_local: false,
+                no_ack: false,
+                exclusive: false,
+                nowait: false,
+                arguments: FieldTable::default(),
+            }))
+        };
+        let cancel = |name: &String| {
+            let consumer_tag = name.as_str().into();
+            AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag, nowait: false }))
+        };
+        ask(&mut peer, &names.iter().map(consume).collect::<Vec<_>>());
+        // Some never were consumers.
+        ask(&mut peer, &names.iter().map(cancel).collect::<Vec<_>>());
+        ask(&mut peer, &names.iter().map(|name| cancel(&format!("{name}x"))).collect::<Vec<_>>());
+    });
+    assert_alive(&mut broker);
+}
+
+#[test]
+fn virtual_hosts_that_are_not_there_and_what_clients_say_of_themselves_leave_nothing() {
+    let mut broker = Broker::start();
+    leaves_nothing(&broker, 10_000, |names| {
+        let mut peers: Vec<Peer> = names.iter().map(|_| Peer::silent(&broker)).collect();
+        for (peer, name) in peers.iter_mut().zip(names) {
+            peer.octets(PROTOCOL_HEADER);
+            let capabilities = AMQPValue::FieldTable(table(&[(name, AMQPValue::Boolean(true))]));
+            let said = table(&[(name, text(name)), ("connection_name", text(name)), ("capabilities", capabilities)]);
+            peer.expect_start();
+            peer.start_ok("PLAIN", b"\0guest\0guest", said);
+        }
+        for (peer, name) in peers.iter_mut().zip(names) {
+            peer.expect_tune();
+            peer.tune_ok(0);
+            peer.open_vhost(name);
+        }
+        for mut peer in peers {
+            match peer.next() {
+                Incoming::Method(0, AMQPClass::Connection(connection::AMQPMethod::Close(close))) => {
+                    assert_eq!(close.reply_code, 530);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    assert_alive(&mut broker);
+}
+
+/// Users that are not there, or mechanisms. Each refusal takes its time, so that many are refused at once.
+fn refused_logins(broker: &Broker, names: &[String], start_ok: impl Fn(&mut Peer, &str)) {
+    let mut peers: Vec<Peer> = names.iter().map(|_| Peer::silent(broker)).collect();
+    for (peer, name) in peers.iter_mut().zip(names) {
+        peer.octets(PROTOCOL_HEADER);
+        peer.expect_start();
+        start_ok(peer, name);
+    }
+    for mut peer in peers {
+        peer.expect_eof();
+    }
+}
+
+#[test]
+fn users_that_are_not_there_leave_nothing() {
+    let mut broker = Broker::start();
+    leaves_nothing(&broker, 2000, |names| {
+        refused_logins(&broker, names, |peer, name| {
+            peer.start_ok("PLAIN", format!("\0{name}\0{name}").as_bytes(), FieldTable::default());
+        });
+    });
+    assert_alive(&mut broker);
+}
+
+#[test]
+fn cve_2026_67222_mechanisms_that_are_none_leave_nothing() {
+    let mut broker = Broker::start();
+    leaves_nothing(&broker, 2000, |names| {
+        refused_logins(&broker, names, |peer, name| peer.start_ok(name, name.as_bytes(), FieldTable::default()));
+    });
+    assert_alive(&mut broker);
+}
