@@ -20,6 +20,8 @@ pub mod server;
 
 pub mod admission;
 
+pub mod transport;
+
 pub mod connection;
 
 pub mod channel;

@@ -15,6 +15,7 @@ use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet};
 use crate::queue::ranges::Ranges;
 use crate::queue::state::{WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::queue::tallies::Tally;
+use crate::transport;
 use crate::vhost::Vhost;
 use crate::vhost::events;
 use crate::vhost::trace::Party;
@@ -25,7 +26,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
@@ -115,7 +115,7 @@ pub struct Opener {
 
 #[derive(Debug)]
 struct Writer {
-    half: OwnedWriteHalf,
+    half: transport::Writer,
     buffer: Vec<u8>,
     at: usize,
 }
@@ -232,7 +232,7 @@ pub struct UnknownTag(pub u64);
 
 impl Egress {
     /// Owns the writing half. To be called from a task; [`Egress::finish`] ends what it began.
-    pub fn new(half: OwnedWriteHalf, frame_max: u32) -> Arc<Self> {
+    pub fn new(half: transport::Writer, frame_max: u32) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             inbox: SegQueue::new(),
             sent: Mutex::new(Sent { frame_max, ..Sent::default() }),
@@ -458,7 +458,7 @@ impl Egress {
 
     fn write(&self, writer: &mut Writer) -> bool {
         loop {
-            while writer.at < writer.buffer.len() {
+            while writer.at < writer.buffer.len() || writer.half.is_behind() {
                 if self.broken() {
                     break;
                 }
@@ -635,7 +635,6 @@ impl Egress {
     }
 
     async fn write_all(&self, patience: std::time::Duration) {
-        use tokio::io::AsyncWriteExt as _;
         let end = tokio::time::Instant::now() + patience;
         let mut writer = loop {
             let taken = self.writer.lock().take();

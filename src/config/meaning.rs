@@ -115,6 +115,8 @@ pub struct Tls {
     pub verify: Verify,
     /// Only with [`Verify::Peer`].
     pub fail_if_no_peer_cert: bool,
+    /// For the handshake alone.
+    pub handshake_timeout: Duration,
 }
 
 /// Whether clients are asked for a certificate.
@@ -421,6 +423,7 @@ impl Meaning<'_> {
             password: Some(self.text("tls.password")).filter(|text| !text.is_empty()).map(Secret::new),
             verify: self.choice("tls.verify", &[("verify_none", Verify::None), ("verify_peer", Verify::Peer)]),
             fail_if_no_peer_cert: self.boolean("tls.fail_if_no_peer_cert"),
+            handshake_timeout: self.time("tls.handshake_timeout"),
         };
         match tls.verify {
             Verify::None if tls.fail_if_no_peer_cert => {

@@ -359,7 +359,6 @@ static RABBITMQS_OTHERS: &[&str] = &[
     "ssl_cert_login_from",
     "ssl_cert_login_san_index",
     "ssl_cert_login_san_type",
-    "ssl_handshake_timeout",
     "ssl_options",
     "stomp",
     "stream",

@@ -228,6 +228,14 @@ pub static SETTINGS: &[Setting] = &[
         variables: &["RABBITMQ_SSL_FAIL_IF_NO_PEER_CERT"],
         about: "whether a client without a certificate is turned away; needs `verify_peer`",
     },
+    Setting {
+        key: "tls.handshake_timeout",
+        kind: Kind::Time { unit: Unit::Milliseconds, max_s: 3600 },
+        default: Default::Written(r#""5 s""#),
+        conf: &["ssl_handshake_timeout"],
+        variables: &[],
+        about: "how long a TLS handshake may take",
+    },
     // ── how safe, how much ───────────────────────────────────────────────────────────────────────────────────────────
     Setting {
         key: "durability",

@@ -23,14 +23,12 @@ use crate::channel::consume::Outcome;
 use crate::channel::egress::Egress;
 use crate::channel::{Channel, Context, Fault, write_close};
 use crate::queue::consumer::Outlet;
+use crate::transport::{Client, Reader};
 use crate::vhost::events;
 use amq_protocol::protocol::{AMQPClass, channel, connection};
 use rustc_hash::FxHashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::Instant;
 
 /// The read buffer grows to this while reads fill it, and shrinks again when they don't.
@@ -91,7 +89,8 @@ struct Connection {
     registered: Arc<Registered>,
     /// Its place among those who have not logged in, until it has.
     guest: Guest,
-    socket: OwnedReadHalf,
+    accepted: Instant,
+    socket: Reader,
     egress: Arc<Egress>,
     state: State,
     frame_max: u32,
@@ -120,14 +119,9 @@ enum End {
 type Outcomes<T> = Result<T, End>;
 
 /// Serves a client until it goes.
-pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr, guest: Guest) {
-    // A packet is sent when there is something to send.
-    let _ = stream.set_nodelay(true);
-    let local = stream.local_addr().unwrap_or(peer);
-    // An IPv4 peer of an IPv6 listener is shown as what it is.
-    let [peer, local] = [peer, local].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
-    let (socket, half) = stream.into_split();
-    let egress = Egress::new(half, broker.config.initial_frame_max);
+pub async fn serve(broker: Arc<Broker>, client: Client, guest: Guest) {
+    let Client { reader: socket, writer, peer, local, accepted, .. } = client;
+    let egress = Egress::new(writer, broker.config.initial_frame_max);
     let registered = broker.connections.register(peer, local, broker.now_ms());
     let mut connection = Connection {
         client_properties: Table::default(),
@@ -138,6 +132,7 @@ pub async fn serve(broker: Arc<Broker>, stream: TcpStream, peer: SocketAddr, gue
         broker: Arc::clone(&broker),
         registered,
         guest,
+        accepted,
         socket,
         egress,
         state: State::Starting,
@@ -166,11 +161,10 @@ impl Connection {
     }
 
     async fn run(&mut self) -> End {
-        let started = Instant::now();
-        let handshake = started + self.broker.config.handshake_timeout;
+        let handshake = self.accepted + self.broker.config.handshake_timeout;
+        let header = handshake.min(Instant::now() + HEADER_PATIENCE);
         let mut buffer = Buffer::new(UNKNOWN_READ_BYTES);
-        match tokio::time::timeout_at(handshake.min(started + HEADER_PATIENCE), self.protocol_header(&mut buffer)).await
-        {
+        match tokio::time::timeout_at(header, self.protocol_header(&mut buffer)).await {
             Ok(Ok(())) => {}
             Ok(Err(end)) => return end,
             Err(_) => return End::Drop("no protocol header in time".into()),
@@ -830,7 +824,7 @@ impl Buffer {
     }
 
     /// Reads what is there, at least one octet. Safe to drop while it waits.
-    async fn read(&mut self, socket: &mut OwnedReadHalf) -> std::io::Result<usize> {
+    async fn read(&mut self, socket: &mut Reader) -> std::io::Result<usize> {
         if self.filled == 0 && self.small > 16 && self.octets.len() > READ_BYTES.start {
             self.octets = Vec::new();
         }

@@ -2,17 +2,19 @@
 
 mod confine;
 
-use crate::admission::{self, Door};
+use crate::admission::{self, Door, Guest};
 use crate::broker::{Broker, StartError};
 use crate::config::{Config, EXIT_CONFIG};
 use crate::definitions::{self, Document};
 use crate::store::OpenError;
+use crate::transport::Entrance;
+use crate::transport::tls::{Acceptor, Mistake, Refused};
 use crate::written::{Place, Remark, Remarks};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What the process ends with, as RabbitMQ's tools and sysexits.h have it.
@@ -77,15 +79,15 @@ async fn serve(config: Arc<Config>) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    if let Some(address) = config.amqps_listeners.first() {
-        let text = "TLS is not built in yet: take the listener for TLS out of the settings";
-        return fail(EXIT_CONFIG, &format!("{address}: {text}"));
-    }
+    let entrances = match entrances(&config) {
+        Ok(entrances) => entrances,
+        Err(mistake) => return fail(EXIT_CONFIG, &mistake.to_string()),
+    };
     // Ports first: they are the likelier mistake, and cost nothing. Nobody can connect before the data is there.
     let mut sockets = Vec::new();
-    for &address in &config.amqp_listeners {
+    for (address, entrance) in entrances {
         match bind(address) {
-            Ok(socket) => sockets.push(socket),
+            Ok(socket) => sockets.push((socket, entrance)),
             Err(error) => {
                 return fail(
                     exit::PORT,
@@ -129,15 +131,16 @@ async fn serve(config: Arc<Config>) -> ExitCode {
         accepts_per_address: config.accepts_per_address,
     });
     let mut accepting = vec![time];
-    for socket in sockets {
+    for (socket, entrance) in sockets {
         let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,
             Err(error) => return fail(exit::PORT, &format!("can't listen: {error}")),
         };
         if let Ok(address) = listener.local_addr() {
-            tracing::info!("started TCP listener on {address}");
+            let kind = if entrance.tls.is_some() { "TLS (SSL)" } else { "TCP" };
+            tracing::info!("started {kind} listener on {address}");
         }
-        accepting.push(tokio::spawn(accept(listener, Arc::clone(&broker), Arc::clone(&door))));
+        accepting.push(tokio::spawn(accept(listener, entrance, Arc::clone(&broker), Arc::clone(&door))));
     }
     // Test-container libraries wait for these very words on standard output.
     tracing::info!("Server startup complete; 4 plugins started.");
@@ -157,6 +160,16 @@ async fn serve(config: Arc<Config>) -> ExitCode {
     }
     tracing::info!("stopped");
     if interrupted { ExitCode::from(exit::HURRIED) } else { ExitCode::SUCCESS }
+}
+
+/// Where AMQP is spoken, and how.
+fn entrances(config: &Config) -> Result<Vec<(SocketAddr, Entrance)>, Mistake> {
+    let mut entrances: Vec<_> = config.amqp_listeners.iter().map(|&address| (address, Entrance::default())).collect();
+    if !config.amqps_listeners.is_empty() {
+        let entrance = Entrance { tls: Some(Acceptor::open(&config.tls)?) };
+        entrances.extend(config.amqps_listeners.iter().map(|&address| (address, entrance.clone())));
+    }
+    Ok(entrances)
 }
 
 /// All definitions named in the configuration, read and checked before anything is touched.
@@ -218,14 +231,14 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     socket
 }
 
-async fn accept(listener: TcpListener, broker: Arc<Broker>, door: Arc<Door>) {
+async fn accept(listener: TcpListener, entrance: Entrance, broker: Arc<Broker>, door: Arc<Door>) {
     let mut turned_away = TurnedAway::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => match door.admit(peer.ip(), peer.ip().to_canonical().is_loopback()) {
                 Ok(guest) => {
                     // The connection waits for its own end; the broker counts it.
-                    tokio::spawn(crate::connection::serve(Arc::clone(&broker), stream, peer, guest));
+                    tokio::spawn(welcome(Arc::clone(&broker), entrance.clone(), stream, peer, guest));
                 }
                 Err(refusal) => {
                     drop(stream);
@@ -238,6 +251,19 @@ async fn accept(listener: TcpListener, broker: Arc<Broker>, door: Arc<Door>) {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+async fn welcome(broker: Arc<Broker>, entrance: Entrance, stream: TcpStream, peer: SocketAddr, guest: Guest) {
+    let entered = tokio::select! {
+        entered = entrance.enter(stream, peer) => entered,
+        () = guest.gives_way() => Err(Refused::Gone),
+    };
+    match entered {
+        Ok(client) => crate::connection::serve(broker, client, guest).await,
+        // Port scanners and health checks come and go like this.
+        Err(Refused::Gone) => tracing::debug!("connection from {peer} ended before it began"),
+        Err(refused) => tracing::warn!("connection from {peer} refused: {refused}"),
     }
 }
 

@@ -15,7 +15,18 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ),
     (
         "server",
-        &["connection", "http", "admission", "broker", "definitions", "config", "telemetry", "written", "store"],
+        &[
+            "connection",
+            "http",
+            "transport",
+            "admission",
+            "broker",
+            "definitions",
+            "config",
+            "telemetry",
+            "written",
+            "store",
+        ],
         "each of the store's reasons not to open is an exit code; warnings about settings go to the log",
     ),
     ("admission", &["pace"], "a guest is handed from the accepting server to its connection"),
@@ -25,6 +36,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
         &[
             "admission",
             "channel",
+            "transport",
             "broker",
             "vhost",
             "queue::consumer",
@@ -41,6 +53,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     (
         "channel",
         &[
+            "transport",
             "vhost",
             "exchange",
             "queue",
@@ -53,12 +66,15 @@ const TABLE: &[(&str, &[&str], &str)] = &[
             "telemetry",
             "store::Committed",
         ],
-        "declarations name exchange types; a declaration's answer waits for its commit",
+        "declarations name exchange types; a declaration's answer waits for its commit; its egress writes sockets",
     ),
+    // Below both doors.
+    ("transport", &["config", "telemetry"], "certificates and limits are settings"),
     // The HTTP door.
     (
         "http",
         &[
+            "transport",
             "vhost",
             "broker",
             "queue",

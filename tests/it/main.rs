@@ -24,3 +24,4 @@ mod rights;
 mod scripts;
 mod slow_reader;
 mod support;
+mod tls;

@@ -119,6 +119,14 @@ impl Broker {
         self.process.id()
     }
 
+    /// Where it speaks TLS.
+    pub fn tls_port(&self) -> u16 {
+        let told = "started TLS (SSL) listener on 127.0.0.1:";
+        eventually("a listener for TLS", || {
+            self.log.lock().iter().find_map(|line| line.split_once(told)?.1.trim().parse().ok())
+        })
+    }
+
     pub fn uri(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }

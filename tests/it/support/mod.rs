@@ -3,6 +3,7 @@
 mod broker;
 mod load;
 pub mod peer;
+pub mod tls;
 
 pub use broker::Broker;
 pub use load::Load;

@@ -5,6 +5,7 @@ use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, exc
 use amq_protocol::types::{AMQPValue, FieldTable};
 use leveret::amqp::properties::ContentHeader;
 use leveret::amqp::{PROTOCOL_HEADER, frame, method};
+use rustls::ClientConnection;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -19,6 +20,8 @@ const FRAME_MAX: u32 = 131_072;
 
 pub struct Peer {
     socket: TcpStream,
+    /// What its octets go through, if it speaks TLS.
+    tls: Option<Box<ClientConnection>>,
     buffer: Vec<u8>,
     at: usize,
     pub frame_max: u32,
@@ -80,7 +83,35 @@ impl Peer {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
-        Self { socket, buffer: Vec::new(), at: 0, frame_max: FRAME_MAX }
+        Self { socket, tls: None, buffer: Vec::new(), at: 0, frame_max: FRAME_MAX }
+    }
+
+    /// Speaks TLS from here on. A handshake that fails is an error here or, with TLS 1.3, of the first read.
+    pub fn start_tls(&mut self, mut tls: ClientConnection) -> std::io::Result<()> {
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.socket)?;
+        }
+        self.tls = Some(Box::new(tls));
+        Ok(())
+    }
+
+    /// The session, for what was agreed on.
+    pub fn tls(&self) -> &ClientConnection {
+        self.tls.as_ref().expect("it speaks TLS")
+    }
+
+    fn write_all(&mut self, octets: &[u8]) -> std::io::Result<()> {
+        match &mut self.tls {
+            None => self.socket.write_all(octets),
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.socket).write_all(octets),
+        }
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.read(out),
+            Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.socket).read(out),
+        }
     }
 
     /// A connection as guest, without a channel.
@@ -94,6 +125,14 @@ impl Peer {
         peer.log_in();
         peer.enter(frame_max, channel_max);
         peer
+    }
+
+    /// Opens a connection as guest, with channel 1, on a socket on which nothing was said.
+    pub fn opened(mut self) -> Self {
+        self.log_in();
+        self.enter(FRAME_MAX, 0);
+        self.open_channel(1);
+        self
     }
 
     /// A connection with channel 1 open, of a client with these capabilities.
@@ -165,6 +204,14 @@ impl Peer {
         }
     }
 
+    /// connection.start, or `None` if the broker went, or ended the TLS handshake.
+    pub fn try_start(&mut self) -> Option<connection::Start> {
+        let mut first = [0; 1];
+        let count = self.read(&mut first).ok().filter(|count| *count > 0)?;
+        self.buffer.extend_from_slice(&first[..count]);
+        Some(self.expect_start())
+    }
+
     pub fn expect_start(&mut self) -> connection::Start {
         match self.next() {
             Incoming::Method(0, AMQPClass::Connection(connection::AMQPMethod::Start(start))) => start,
@@ -204,12 +251,12 @@ impl Peer {
 
     /// Octets, whatever they mean.
     pub fn octets(&mut self, octets: &[u8]) {
-        self.socket.write_all(octets).unwrap();
+        self.write_all(octets).unwrap();
     }
 
     /// Octets that the broker need not take any more.
     pub fn try_octets(&mut self, octets: &[u8]) -> std::io::Result<()> {
-        self.socket.write_all(octets)
+        self.write_all(octets)
     }
 
     /// A frame with a right envelope.
@@ -498,7 +545,7 @@ impl Peer {
         let mut out = Vec::new();
         method::write(&mut out, 0, &AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {})));
         // After octets that are no frames the broker does not wait for an answer.
-        let _ = self.socket.write_all(&out);
+        let _ = self.write_all(&out);
         self.expect_eof();
     }
 
@@ -530,12 +577,15 @@ impl Peer {
         let mut rest = self.buffer.split_off(self.at);
         self.buffer.clear();
         self.at = 0;
-        match self.socket.read_to_end(&mut rest) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            Err(error) => panic!("neither more octets nor an end: {error}"),
+        let mut piece = [0; 4096];
+        loop {
+            match self.read(&mut piece) {
+                Ok(0) => return rest,
+                Ok(count) => rest.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return rest,
+                Err(error) => panic!("neither more octets nor an end: {error}"),
+            }
         }
-        rest
     }
 
     pub fn next(&mut self) -> Incoming {
@@ -570,7 +620,7 @@ impl Peer {
             self.buffer.drain(..self.at);
             self.at = 0;
             let mut piece = [0; 64 << 10];
-            match self.socket.read(&mut piece) {
+            match self.read(&mut piece) {
                 Ok(0) => return None,
                 Ok(count) => self.buffer.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,

@@ -1,0 +1,193 @@
+//! A client's socket as those above see it, plain or TLS: octets in, octets out, and who is at the other end.
+//!
+//! ```text
+//!   listener ──▶ Entrance::enter: TLS handshake ──▶ Client ─┬─ Reader   the connection's own task
+//!                                                       └─ Writer   whoever has something to send
+//! ```
+//!
+//! Reading and writing never wait by themselves: `try_read` and `try_write` do what can be done at once, and `readable`
+//! and `writable` wait. So a delivery can be written by the task that dispatched it, over TLS as well.
+
+pub mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
+
+/// A client that was let in.
+#[derive(Debug)]
+pub struct Client {
+    pub reader: Reader,
+    pub writer: Writer,
+    /// Who speaks; an IPv4 address as what it is, whatever the listener.
+    pub peer: SocketAddr,
+    /// The address of ours that it speaks to.
+    pub local: SocketAddr,
+    /// When its connection was accepted.
+    pub accepted: Instant,
+    /// What was agreed on, if it speaks TLS.
+    pub tls: Option<Arc<tls::Facts>>,
+}
+
+/// How clients come in by a listener.
+#[derive(Debug, Clone, Default)]
+pub struct Entrance {
+    /// Speaks TLS.
+    pub tls: Option<Arc<tls::Acceptor>>,
+}
+
+impl Entrance {
+    /// Makes a client of a connection, or says why it is not let in.
+    pub async fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Result<Client, tls::Refused> {
+        let accepted = Instant::now();
+        // A packet is sent when there is something to send.
+        let _ = stream.set_nodelay(true);
+        let local = stream.local_addr().unwrap_or(peer);
+        let [peer, local] = [peer, local].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
+        let (reader, writer, tls) = match &self.tls {
+            None => {
+                let (reader, writer) = stream.into_split();
+                (Reader::Plain(reader), Writer::Plain(writer), None)
+            }
+            Some(acceptor) => {
+                // In a box, so that connections that are open don't carry the space for it.
+                let (reader, writer, facts) = Box::pin(acceptor.accept(stream)).await?;
+                (Reader::Tls(reader), Writer::Tls(writer), Some(Arc::new(facts)))
+            }
+        };
+        Ok(Client { reader, writer, peer, local, accepted, tls })
+    }
+}
+
+impl Client {
+    /// Both directions as one, for those who read and write in one task.
+    pub fn into_stream(self) -> Stream {
+        Stream { reader: self.reader, writer: self.writer }
+    }
+}
+
+/// What a client sends.
+#[derive(Debug)]
+pub enum Reader {
+    Plain(OwnedReadHalf),
+    Tls(tls::Reader),
+}
+
+impl Reader {
+    /// Waits until [`Reader::try_read`] has a chance. Safe to drop while it waits.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(half) => half.readable().await,
+            Self::Tls(reader) => reader.readable().await,
+        }
+    }
+
+    /// Reads what is there; 0 is the end. `WouldBlock` if nothing is there.
+    pub fn try_read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(half) => half.try_read(out),
+            Self::Tls(reader) => reader.try_read(out),
+        }
+    }
+}
+
+/// What is sent to a client.
+#[derive(Debug)]
+pub enum Writer {
+    Plain(OwnedWriteHalf),
+    Tls(tls::Writer),
+}
+
+impl Writer {
+    /// Waits until [`Writer::try_write`] has a chance. Safe to drop while it waits.
+    pub async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(half) => half.writable().await,
+            Self::Tls(writer) => writer.writable().await,
+        }
+    }
+
+    /// Takes as much as it can at once. `WouldBlock` if the socket is full.
+    pub fn try_write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(half) => half.try_write(octets),
+            Self::Tls(writer) => writer.try_write(octets),
+        }
+    }
+
+    /// Whether something that was taken is not yet with the socket: another [`Writer::try_write`], even of nothing, is
+    /// to follow when the socket takes more.
+    pub fn is_behind(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(writer) => writer.is_behind(),
+        }
+    }
+
+    /// Says that nothing more comes.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(half) => half.shutdown().await,
+            Self::Tls(writer) => writer.shutdown(),
+        }
+    }
+}
+
+/// Both directions of a client, as tokio's traits have them.
+#[derive(Debug)]
+pub struct Stream {
+    reader: Reader,
+    writer: Writer,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let reader = match &mut self.reader {
+            Reader::Plain(half) => return Pin::new(half).poll_read(cx, out),
+            Reader::Tls(reader) => reader,
+        };
+        loop {
+            ready!(reader.poll_readable(cx))?;
+            match reader.try_read(out.initialize_unfilled()) {
+                Ok(count) => {
+                    out.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.writer {
+            Writer::Plain(half) => Pin::new(half).poll_write(cx, octets),
+            Writer::Tls(writer) => writer.poll_write(cx, octets),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.writer {
+            Writer::Plain(half) => Pin::new(half).poll_flush(cx),
+            Writer::Tls(writer) => writer.poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.writer {
+            Writer::Plain(half) => Pin::new(half).poll_shutdown(cx),
+            Writer::Tls(writer) => {
+                ready!(writer.poll_flush(cx))?;
+                Poll::Ready(writer.shutdown())
+            }
+        }
+    }
+}
