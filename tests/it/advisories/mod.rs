@@ -6,6 +6,7 @@ mod document;
 mod names;
 mod rights;
 mod routing;
+mod secrets;
 mod wire;
 
 use super::support::{Broker, Peer};
