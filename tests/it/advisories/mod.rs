@@ -7,6 +7,7 @@ mod names;
 mod rights;
 mod routing;
 mod secrets;
+mod tls;
 mod wire;
 
 use super::support::{Broker, Peer};
