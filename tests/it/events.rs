@@ -660,6 +660,7 @@ fn one_who_hears_slowly_harms_nobody() {
 fn events_of_queues_for_events_come_to_an_end() {
     let broker = Broker::start();
     let mut peer = Peer::open(&broker);
+    let mut ear = Ear::of(&broker, EVENTS, "queue.deleted");
     // Each is for all events, and ends soon: an event causes ends, and ends cause events.
     for number in 0..20 {
         let name = format!("short{number}");
@@ -674,7 +675,6 @@ fn events_of_queues_for_events_come_to_an_end() {
         peer.bind(1, &name, EVENTS, "#");
     }
     peer.declare(1, Declare::durable("dead"));
-    let mut ear = Ear::of(&broker, EVENTS, "queue.deleted");
     for _ in 0..20 {
         ear.expect("queue.deleted");
     }
