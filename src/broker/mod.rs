@@ -4,6 +4,9 @@ pub mod connections;
 pub mod users;
 pub mod vhosts;
 
+#[cfg(test)]
+mod tests;
+
 use crate::auth::{Rights, User};
 use crate::clock::Clock;
 use crate::config::{Config, Durability};
