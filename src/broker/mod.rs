@@ -1,6 +1,8 @@
 //! What every door holds: virtual hosts, users, connections; start and stop.
 
+mod components;
 pub mod connections;
+pub mod parameters;
 pub mod users;
 pub mod vhosts;
 
@@ -21,6 +23,7 @@ use crate::vhost::records::{self, BindingRecord, ExchangeRecord, ParameterRecord
 use crate::vhost::reply_to::Secret;
 use crate::vhost::{House, Metadata, Vhost, VhostLimits};
 use connections::{ChannelLimits, ConnectionLimits, Connections, Full, Opened, Registered};
+use parameters::Parameters;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
@@ -38,6 +41,7 @@ pub struct Broker {
     vhosts: RwLock<FxHashMap<Arc<str>, Arc<Vhost>>>,
     pub users: Users,
     pub connections: Connections,
+    parameters: Parameters,
 }
 
 /// Why the broker does not start.
@@ -110,6 +114,7 @@ impl Broker {
             config: Arc::clone(&config),
             vhosts: RwLock::default(),
             users: Users::recover(&house).map_err(unreadable)?,
+            parameters: Parameters::recover(&house.store).map_err(unreadable)?,
             house,
             connections: Connections::default(),
         });

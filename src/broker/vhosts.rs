@@ -129,6 +129,7 @@ impl Broker {
         let mut changes = self.revoke_in(name, by);
         changes.extend(vhost.end(by));
         changes.extend(self.parameters_in(name));
+        self.parameters.forget(name);
         changes.push(Change::Delete(vhost_key(name)));
         let committed = self.house.store.change(changes);
         self.house.events.vhost_deleted(name, by);

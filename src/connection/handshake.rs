@@ -69,6 +69,7 @@ impl Connection {
 
     fn server_properties(&self) -> Table {
         let config = &self.broker.config;
+        let cluster_name = self.broker.cluster_name();
         let mut capabilities = Table::default();
         for name in CAPABILITIES {
             capabilities.insert(name.into(), Value::Boolean(true));
@@ -77,7 +78,7 @@ impl Connection {
         properties.insert("capabilities".into(), Value::FieldTable(capabilities));
         let platform = concat!("Leveret ", env!("CARGO_PKG_VERSION"));
         for (name, text) in [
-            ("cluster_name", config.cluster_name.as_str()),
+            ("cluster_name", cluster_name.as_str()),
             ("copyright", "Licensed under the Apache License 2.0"),
             ("information", "An AMQP 0-9-1 broker compatible with RabbitMQ"),
             ("platform", platform),

@@ -4,17 +4,15 @@
 //! there stay as they are, whatever the document says of them: importing twice is no error.
 
 use super::{DestinationType, Document};
-use crate::broker::{Broker, vhosts};
+use crate::broker::Broker;
 use crate::exchange::{self, Destination};
 use crate::policy::{self, Policy};
 use crate::queue::settings::QueueType;
-use crate::store::keys::Kind;
-use crate::store::{Change, Committed};
+use crate::store::Committed;
 use crate::vhost::declare::{ExchangeWish, QueueWish};
 use crate::vhost::events::HOUSE;
 use crate::vhost::{Actor, Metadata, Vhost, VhostLimits};
-use serde::Serialize;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use std::sync::Arc;
 
 /// Takes over everything in the document. The answer is to be waited for: then all of it is on disk. An error names the
@@ -46,41 +44,32 @@ pub fn import(broker: &Broker, document: &Document) -> Result<Vec<Committed>, St
         let set = broker.set_topic_permission(row.clone(), HOUSE);
         committed.push(set.map_err(|refusal| format!("{}: {refusal}", what()))?);
     }
-    let mut changes = Vec::new();
-    for row in document.parameters.iter().filter(|row| row.component != policy::Kind::Operator.component()) {
-        if row.component == vhosts::LIMITS.0 {
-            committed.push(limits(broker, &row.vhost, &row.value)?);
-            continue;
-        }
-        broker.events().parameter_set(Some(&row.vhost), &row.component, &row.name, &row.value, HOUSE);
-        changes.push(kept(Kind::Parameter, &[&row.component, &row.vhost, &row.name], row));
+    // Before queues and exchanges are declared, so that they have their policies from the start: some are parameters.
+    for row in &document.parameters {
+        let what = || format!("{} '{}' in vhost '{}'", row.component, row.name, row.vhost);
+        let vhost = find_vhost(broker, &row.vhost).map_err(|text| format!("{}: {text}", what()))?;
+        let kept = broker.keep_parameter(&vhost, &row.component, &row.name, row.value.clone(), HOUSE);
+        committed.push(kept.map_err(|refusal| format!("{}: {refusal}", what()))?);
     }
     for row in &document.global_parameters {
-        broker.events().parameter_set(None, "global", &row.name, &row.value, HOUSE);
-        changes.push(kept(Kind::GlobalParameter, &[&row.name], row));
+        committed.push(broker.set_global_parameter(&row.name, row.value.clone(), HOUSE).1);
     }
-    committed.push(broker.change(changes));
     policies(broker, document, &mut committed)?;
     topology(broker, document, &mut committed)?;
     Ok(committed)
 }
 
-/// Before queues and exchanges are declared, so that they have them from the start. Operator policies are parameters.
 fn policies(broker: &Broker, document: &Document, committed: &mut Vec<Committed>) -> Result<(), String> {
-    let mut set = |kind: policy::Kind, name: &str, vhost: &str, fields: &Json| {
-        let fields = fields.as_object().cloned().unwrap_or_default();
-        let what = || format!("{} '{name}' in vhost '{vhost}'", kind.component());
-        let policy = Policy::parse(kind, name, &fields).map_err(|mistakes| format!("{}: {mistakes}", what()))?;
-        let vhost = find_vhost(broker, vhost).map_err(|text| format!("{}: {text}", what()))?;
-        committed.push(vhost.set_policy(policy, HOUSE).map_err(|refusal| format!("{}: {refusal}", what()))?);
-        Ok::<(), String>(())
-    };
-    for row in document.parameters.iter().filter(|row| row.component == policy::Kind::Operator.component()) {
-        set(policy::Kind::Operator, &row.name, &row.vhost, &row.value)?;
-    }
     for row in &document.policies {
-        let fields = serde_json::to_value(row).expect("its maps have text for keys");
-        set(policy::Kind::User, &row.name, &row.vhost, &fields)?;
+        let fields = match serde_json::to_value(row) {
+            Ok(Json::Object(fields)) => fields,
+            _ => Map::new(),
+        };
+        let what = || format!("policy '{}' in vhost '{}'", row.name, row.vhost);
+        let policy = Policy::parse(policy::Kind::User, &row.name, &fields);
+        let policy = policy.map_err(|mistakes| format!("{}: {mistakes}", what()))?;
+        let vhost = find_vhost(broker, &row.vhost).map_err(|text| format!("{}: {text}", what()))?;
+        committed.push(vhost.set_policy(policy, HOUSE).map_err(|refusal| format!("{}: {refusal}", what()))?);
     }
     Ok(())
 }
@@ -153,10 +142,4 @@ fn topology(broker: &Broker, document: &Document, committed: &mut Vec<Committed>
         committed.extend(waits);
     }
     Ok(())
-}
-
-/// A record as it stands in the document: kept, and shown again.
-fn kept(kind: Kind, names: &[&str], record: &impl Serialize) -> Change {
-    let names: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
-    crate::vhost::records::put(crate::store::keys::Definition::new(kind, &names), record)
 }

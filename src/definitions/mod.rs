@@ -21,7 +21,9 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 pub use crate::auth::{User, UserLimits};
+pub use crate::broker::parameters::GlobalParameter;
 pub use crate::broker::users::{PermissionRow as Permission, TopicPermissionRow as TopicPermission};
+pub use crate::vhost::records::ParameterRecord as Parameter;
 
 use crate::amqp::Table;
 pub use import::import;
@@ -82,28 +84,6 @@ pub struct VhostMetadata {
     pub default_queue_type: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub protected_from_deletion: bool,
-}
-
-/// A runtime parameter, such as a shovel or an operator policy. Its value may hold passwords, and doesn't show.
-#[derive(Clone, PartialEq, Serialize)]
-pub struct Parameter {
-    pub vhost: String,
-    pub component: String,
-    pub name: String,
-    pub value: Json,
-}
-
-impl std::fmt::Debug for Parameter {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { vhost, component, name, .. } = self;
-        write!(out, "Parameter({component} '{name}' in vhost '{vhost}')")
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct GlobalParameter {
-    pub name: String,
-    pub value: Json,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

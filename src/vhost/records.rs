@@ -64,13 +64,21 @@ pub struct PolicyRecord {
     pub fields: Map<String, Json>,
 }
 
-/// A runtime parameter. An operator's policy is one, in definitions as here.
-#[derive(Debug, Serialize, Deserialize)]
+/// A runtime parameter, such as a shovel or an operator's policy, in definitions as here. Its value may hold passwords, and
+/// doesn't show.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ParameterRecord {
     pub vhost: String,
     pub component: String,
     pub name: String,
     pub value: Json,
+}
+
+impl std::fmt::Debug for ParameterRecord {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { vhost, component, name, .. } = self;
+        write!(out, "Parameter({component} '{name}' in vhost '{vhost}')")
+    }
 }
 
 /// A change that writes `record`.
