@@ -7,6 +7,7 @@
 
 mod arguments;
 mod check;
+mod export;
 mod import;
 mod read;
 mod write;
@@ -26,6 +27,7 @@ pub use crate::broker::users::{PermissionRow as Permission, TopicPermissionRow a
 pub use crate::vhost::records::ParameterRecord as Parameter;
 
 use crate::amqp::Table;
+pub use export::{export, export_vhost};
 pub use import::import;
 
 pub use arguments::{from_json as table_from_json, to_json as table_to_json};

@@ -10,6 +10,7 @@ pub mod declare;
 pub mod delayed;
 mod end;
 pub mod events;
+pub mod listing;
 pub mod policies;
 pub mod publish;
 pub mod records;

@@ -73,9 +73,4 @@ impl Vhost {
         drop(topology);
         self.listen();
     }
-
-    /// All queues, in no order.
-    pub fn queues(&self) -> Vec<Arc<Queue>> {
-        self.topology.read().queues.values().cloned().collect()
-    }
 }

@@ -1,0 +1,77 @@
+//! What there is in a virtual host, for whoever lists it. Nothing is asked of rights here: who may look is known before.
+
+use super::Vhost;
+use super::topology::Exchange;
+use crate::amqp::Table;
+use crate::exchange::{Binding, Destination, Type};
+use crate::policy::Applied;
+use crate::queue::Queue;
+use std::sync::Arc;
+
+/// An exchange as it is shown.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// "" is the default exchange.
+    pub name: Arc<str>,
+    pub kind: Type,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Table,
+    pub applied: Applied,
+}
+
+impl Listed {
+    fn of(exchange: &Exchange) -> Self {
+        Self {
+            name: Arc::clone(&exchange.name),
+            kind: exchange.kind,
+            durable: exchange.durable,
+            auto_delete: exchange.auto_delete,
+            internal: exchange.internal,
+            arguments: exchange.arguments.clone(),
+            applied: exchange.applied.clone(),
+        }
+    }
+
+    fn default_exchange() -> Self {
+        Self::of(&Exchange::new("", Type::Direct, true, Table::default()))
+    }
+}
+
+impl Vhost {
+    /// All queues, in no order.
+    pub fn queues(&self) -> Vec<Arc<Queue>> {
+        self.topology.read().queues.values().cloned().collect()
+    }
+
+    pub fn queue_named(&self, name: &str) -> Option<Arc<Queue>> {
+        self.topology.read().queues.get(name).cloned()
+    }
+
+    /// All exchanges, in no order, with the default one.
+    pub fn exchanges(&self) -> Vec<Listed> {
+        let topology = self.topology.read();
+        std::iter::once(Listed::default_exchange()).chain(topology.exchanges.values().map(Listed::of)).collect()
+    }
+
+    pub fn exchange(&self, name: &str) -> Option<Listed> {
+        match name {
+            "" => Some(Listed::default_exchange()),
+            name => self.topology.read().exchanges.get(name).map(Listed::of),
+        }
+    }
+
+    /// All bindings with their sources, in no order; also those that the default exchange has to every queue.
+    pub fn bindings(&self) -> Vec<(Arc<str>, Binding)> {
+        let topology = self.topology.read();
+        let own = topology.queues.keys().map(|queue| {
+            let (destination, arguments) = (Destination::Queue(Arc::clone(queue)), Table::default());
+            ("".into(), Binding { destination, routing_key: Arc::clone(queue), arguments })
+        });
+        let of_exchanges = topology.exchanges.values().flat_map(|exchange| {
+            exchange.router.bindings().map(|binding| (Arc::clone(&exchange.name), binding.clone()))
+        });
+        own.chain(of_exchanges).collect()
+    }
+}
