@@ -9,6 +9,7 @@
 //! ```text
 //!   cli · server                       processes and sockets
 //!   connection → channel               the AMQP door: frames, methods, tags
+//!   http                               the other door: the management API
 //!   broker → vhost → exchange, queue   the house: names, rules, messages
 //!   store                              the cellar: RocksDB, one commit thread
 //! ```
@@ -27,6 +28,9 @@ pub mod connection;
 pub mod channel;
 
 pub mod amqp;
+
+// The HTTP door.
+pub mod http;
 
 // The house.
 pub mod broker;

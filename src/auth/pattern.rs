@@ -24,7 +24,10 @@ pub struct Pattern {
 /// Why a text is no pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusable {
+    /// Its beginning.
     pattern: String,
+    /// Octets of all of it.
+    length: usize,
     why: String,
 }
 
@@ -41,7 +44,7 @@ impl Pattern {
 
     /// `empty` is what the empty pattern stands for.
     fn compile(source: &str, empty: &str) -> Result<Self, Unusable> {
-        let unusable = |why: String| Unusable { pattern: source.chars().take(80).collect(), why };
+        let unusable = |why: String| Unusable { pattern: source.chars().take(80).collect(), length: source.len(), why };
         if source.len() > PATTERN_BYTES_MAX {
             return Err(unusable(format!("longer than {PATTERN_BYTES_MAX} octets")));
         }
@@ -77,6 +80,19 @@ impl Unusable {
     /// What is wrong with it.
     pub fn why(&self) -> &str {
         &self.why
+    }
+
+    /// The same as RabbitMQ's engine says it, and the octet it is at; `None` if that has no such mistake.
+    pub fn in_pcre(&self) -> Option<(&'static str, usize)> {
+        let words = match &*self.why {
+            "unclosed group" => "missing closing parenthesis",
+            "unclosed character class" => "missing terminating ] for character class",
+            "repetition operator missing expression" => "quantifier does not follow a repeatable item",
+            "unopened group" => "unmatched closing parenthesis",
+            _ => return None,
+        };
+        // Both engines notice the first two at the end, and of the others only patterns of one letter are common.
+        Some((words, self.length))
     }
 }
 

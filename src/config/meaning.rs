@@ -85,6 +85,8 @@ pub struct Config {
     pub permit_transient_nonexclusive_queues: bool,
     pub permit_global_qos: bool,
 
+    pub http: Http,
+
     /// What clients are told; Celery and others choose features by it.
     pub product_name: String,
     pub product_version: String,
@@ -124,6 +126,21 @@ pub struct Tls {
 pub enum Verify {
     None,
     Peer,
+}
+
+/// How the management API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    pub connections_max: usize,
+    /// Octets of a request's body.
+    pub body_bytes_max: usize,
+    pub request_timeout: Duration,
+    pub idle_timeout: Duration,
+    /// What stands before `/api`: nothing, or a path without a slash at its end.
+    pub path_prefix: String,
+    /// Origins of web pages that may use the API.
+    pub cors_allow_origins: Vec<String>,
+    pub cors_max_age: Duration,
 }
 
 /// The first user's rights in the first virtual host; each is a pattern that `auth` understands.
@@ -221,6 +238,16 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         default_queue_type: meaning.text("default_queue_type"),
         permit_transient_nonexclusive_queues: meaning.boolean("permit_transient_nonexclusive_queues"),
         permit_global_qos: meaning.boolean("permit_global_qos"),
+
+        http: Http {
+            connections_max: meaning.number("http.max_connections").unwrap_or(usize::MAX),
+            body_bytes_max: meaning.bytes("http.max_body_size"),
+            request_timeout: meaning.time("http.request_timeout"),
+            idle_timeout: meaning.time("http.idle_timeout"),
+            path_prefix: meaning.path_prefix("http.path_prefix"),
+            cors_allow_origins: meaning.words("http.cors_allow_origins"),
+            cors_max_age: meaning.time("http.cors_max_age"),
+        },
 
         product_name: meaning.text("product_name"),
         product_version: meaning.text("product_version"),
@@ -405,6 +432,19 @@ impl Meaning<'_> {
             self.mistake(key, "takes one port or one address");
         }
         listeners.first().copied()
+    }
+
+    /// A path as what stands before others: `rabbit/` becomes `/rabbit`, and `/` nothing.
+    fn path_prefix(&mut self, key: &str) -> String {
+        let text = self.text(key);
+        let plain = text.trim_matches('/');
+        if plain.contains(|letter: char| !letter.is_ascii_graphic() || "{}?#%*".contains(letter))
+            || plain.contains("//")
+        {
+            self.mistake(key, "must be a plain path such as \"/rabbit\"");
+            return String::new();
+        }
+        if plain.is_empty() { String::new() } else { format!("/{plain}") }
     }
 
     fn pattern(&mut self, key: &str) -> String {

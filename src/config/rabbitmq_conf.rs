@@ -123,6 +123,7 @@ pub fn apply(mut lines: Lines, layers: &mut Layers, remarks: &mut Remarks) {
     listeners(&mut lines, layers);
     listener(&mut lines, "http_port", &["management.tcp", "management.listener"], layers);
     listener(&mut lines, "metrics_port", &["prometheus.tcp"], layers);
+    cors_origins(&mut lines, layers);
     loopback_users(&mut lines, layers, remarks);
     default_user_tags(&mut lines, layers, remarks);
     logs(&mut lines, layers, remarks);
@@ -169,6 +170,13 @@ fn listener(lines: &mut Lines, key: &str, prefixes: &[&str], layers: &mut Layers
             (None, None) => {}
         }
     }
+}
+
+/// `management.cors.allow_origins.1 = https://example.org`.
+fn cors_origins(lines: &mut Lines, layers: &mut Layers) {
+    const PREFIX: &str = "management.cors.allow_origins";
+    let named = lines.take_all(PREFIX);
+    set_list(layers, "http.cors_allow_origins", PREFIX, named);
 }
 
 /// `loopback_users.guest = false`, `loopback_users = none`. One such line replaces the whole list, default and all.

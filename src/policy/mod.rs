@@ -174,15 +174,8 @@ fn parse_pattern(json: &Json) -> Result<Pattern, String> {
     Pattern::of_policy(source).map_err(|unusable| {
         /// Where RabbitMQ breaks the line after an explanation that gets longer than 80 columns.
         const INDENT: usize = 54;
-        let end = source.len();
-        // The two that RabbitMQ's engine finds at the end of the pattern are said in its words.
-        let why = match unusable.why() {
-            "unclosed group" => Some("missing closing parenthesis"),
-            "unclosed character class" => Some("missing terminating ] for character class"),
-            _ => None,
-        };
-        let why = match why {
-            Some(why) => format!("{{\"{why}\",\n{:INDENT$}{end}}}", ""),
+        let why = match unusable.in_pcre() {
+            Some((why, at)) => format!("{{\"{why}\",\n{:INDENT$}{at}}}", ""),
             None => unusable.why().to_owned(),
         };
         format!("pattern should be regular expression but is invalid: {why}")

@@ -98,6 +98,17 @@ async fn serve(config: Arc<Config>) -> ExitCode {
             }
         }
     }
+    let http = match config.http_listener.map(|address| (address, bind(address))) {
+        None => None,
+        Some((_, Ok(socket))) => Some(socket),
+        Some((address, Err(error))) => {
+            let text = format!(
+                "can't listen on {address} for the management API: {error}; is another broker running? Choose another port \
+                 with --http-port, or none"
+            );
+            return fail(exit::PORT, &text);
+        }
+    };
     if config.data_dir_defaulted {
         tracing::info!("data folder: {} (choose another with --data-dir)", config.data_dir.display());
     } else {
@@ -131,6 +142,16 @@ async fn serve(config: Arc<Config>) -> ExitCode {
         accepts_per_address: config.accepts_per_address,
     });
     let mut accepting = vec![time];
+    if let Some(socket) = http {
+        let listener = match socket.listen(BACKLOG) {
+            Ok(listener) => listener,
+            Err(error) => return fail(exit::PORT, &format!("can't listen: {error}")),
+        };
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!("started HTTP listener on {address}");
+        }
+        accepting.push(tokio::spawn(crate::http::serve(listener, Arc::clone(&broker))));
+    }
     for (socket, entrance) in sockets {
         let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,

@@ -89,8 +89,9 @@ const TABLE: &[(&str, &[&str], &str)] = &[
             "telemetry",
             "written",
             "clock",
+            "store::Committed",
         ],
-        "",
+        "an answer waits for its commit",
     ),
     // The house.
     (

@@ -127,6 +127,13 @@ impl Broker {
         })
     }
 
+    /// Where the management API is; only with a flag for it, such as `--http-port 0`.
+    pub fn http_port(&self) -> u16 {
+        let log = self.log.lock();
+        let port = log.iter().find_map(|line| line.split_once("started HTTP listener on ")?.1.rsplit(':').next());
+        port.expect("the broker serves HTTP").trim().parse().unwrap()
+    }
+
     pub fn uri(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }

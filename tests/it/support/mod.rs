@@ -1,11 +1,13 @@
 //! What the tests stand on: a broker process, and a peer that speaks frames.
 
 mod broker;
+pub mod http;
 mod load;
 pub mod peer;
 pub mod tls;
 
 pub use broker::Broker;
+pub use http::Api;
 pub use load::Load;
 pub use peer::{Declare, Peer};
 

@@ -1,0 +1,124 @@
+//! `/connections`: who is connected, and ending a connection.
+
+use super::access::Role;
+use super::answer::{Answer, Failure};
+use super::listing::{list, object};
+use super::request::{Names, Request};
+use super::route::Route;
+use crate::amqp::table::as_str;
+use crate::broker::Broker;
+use crate::broker::connections::{Opened, Registered};
+use crate::definitions::table_to_json;
+use serde_json::{Map, Value as Json};
+use std::sync::Arc;
+
+/// Said in connection.close unless the header says why.
+const REASON: &str = "Closed via management plugin";
+const REASON_HEADER: &str = "x-reason";
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::new("/connections", Role::Management).get(list_all),
+        Route::new("/connections/{connection}", Role::Owner(owner)).get(get).delete(delete),
+        Route::new("/connections/username/{user}", Role::Owner(user_named)).get(list_of_user).delete(delete_of_user),
+        Route::new("/vhosts/{vhost}/connections", Role::Vhost).get(list_of_vhost),
+    ]
+}
+
+fn user_named(_: &Broker, names: &Names) -> Option<Arc<str>> {
+    names.find("user").map(Arc::from)
+}
+
+fn owner(broker: &Broker, names: &Names) -> Option<Arc<str>> {
+    let connection = named(broker, names.find("connection")?)?;
+    connection.opened().map(|opened| Arc::clone(&opened.user))
+}
+
+fn named(broker: &Broker, name: &str) -> Option<Arc<Registered>> {
+    broker.connections.list().into_iter().find(|connection| *connection.name == *name)
+}
+
+async fn list_all(request: Request) -> Result<Answer, Failure> {
+    listed(&request, |_| true)
+}
+
+async fn list_of_vhost(request: Request) -> Result<Answer, Failure> {
+    let vhost = request.vhost()?;
+    listed(&request, |opened| opened.vhost.name == vhost.name)
+}
+
+async fn list_of_user(request: Request) -> Result<Answer, Failure> {
+    listed(&request, |opened| *opened.user == *request.name("user"))
+}
+
+async fn get(request: Request) -> Result<Answer, Failure> {
+    let connection = named(&request.broker, request.name("connection")).ok_or_else(Failure::no_object)?;
+    let opened = connection.opened().ok_or_else(Failure::no_object)?;
+    Ok(object(&request.query, shown(&connection, opened, &request)))
+}
+
+async fn delete(request: Request) -> Result<Answer, Failure> {
+    let connection = named(&request.broker, request.name("connection")).ok_or_else(Failure::no_object)?;
+    connection.close(&reason(&request));
+    Ok(Answer::Done)
+}
+
+async fn delete_of_user(request: Request) -> Result<Answer, Failure> {
+    let user = request.name("user");
+    let is_meant = |connection: &&Arc<Registered>| connection.opened().is_some_and(|opened| *opened.user == *user);
+    request
+        .broker
+        .connections
+        .list()
+        .iter()
+        .filter(is_meant)
+        .for_each(|connection| connection.close(&reason(&request)));
+    Ok(Answer::Done)
+}
+
+/// What the client is told. A header may hold octets that are no text.
+fn reason(request: &Request) -> String {
+    let given =
+        request.headers.get(REASON_HEADER).map(|header| String::from_utf8_lossy(header.as_bytes()).into_owned());
+    given.filter(|reason| !reason.is_empty()).unwrap_or_else(|| REASON.to_owned())
+}
+
+/// Whoever does not monitor sees only their own.
+fn listed(request: &Request, is_meant: impl Fn(&Opened) -> bool) -> Result<Answer, Failure> {
+    let visitor = request.visitor();
+    let all = request.broker.connections.list();
+    let seen = all.iter().filter_map(|connection| Some((connection, connection.opened()?)));
+    let seen = seen.filter(|(_, opened)| visitor.is_monitor() || opened.user == visitor.name);
+    let items = seen.filter(|(_, opened)| is_meant(opened)).map(|(one, opened)| shown(one, opened, request));
+    list(&request.query, &["vhost", "name"], items.collect())
+}
+
+/// A connection as RabbitMQ lists it.
+fn shown(connection: &Registered, opened: &Opened, request: &Request) -> Map<String, Json> {
+    let mut shown = Map::new();
+    let mut set = |key: &str, value: Json| drop(shown.insert(key.to_owned(), value));
+    set("auth_mechanism", opened.mechanism.into());
+    set("channel_max", opened.channel_max.into());
+    set("channels", connection.channel_count().into());
+    set("client_properties", table_to_json(&opened.client_properties).into());
+    set("connected_at", connection.connected_at_ms.into());
+    set("frame_max", opened.frame_max.into());
+    set("host", connection.local.ip().to_string().into());
+    set("name", (&*connection.name).into());
+    set("node", request.broker.events().node().into());
+    set("peer_host", connection.peer.ip().to_string().into());
+    set("peer_port", connection.peer.port().into());
+    set("port", connection.local.port().into());
+    set("protocol", "AMQP 0-9-1".into());
+    set("ssl", false.into());
+    set("state", "running".into());
+    set("timeout", opened.heartbeat_s.into());
+    set("type", "network".into());
+    set("user", (&*opened.user).into());
+    if let Some(name) = opened.client_properties.inner().get("connection_name").and_then(as_str) {
+        set("user_provided_name", name.into());
+    }
+    set("user_who_performed_action", (&*opened.user).into());
+    set("vhost", (&*opened.vhost.name).into());
+    shown
+}
