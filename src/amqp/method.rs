@@ -52,6 +52,8 @@ pub enum Undecodable {
     NotUtf8(Id),
     /// A field table nested deeper than [`super::table::DEPTH_MAX`].
     TooDeep(Id),
+    /// A field table with more values than [`super::table::VALUES_MAX`].
+    TooMany(Id),
 }
 
 /// The arguments of each method, one letter each: octet, short, long, longlonG, shortStr, Longstr, bits, Table.
@@ -218,6 +220,9 @@ impl<'a> Arguments<'a> {
                         Malformed::TooDeep => Undecodable::TooDeep(self.id),
                         Malformed::Key => Undecodable::Arguments(self.id),
                     })?;
+                    if fields.are_too_many() {
+                        return Err(Undecodable::TooMany(self.id));
+                    }
                     table = Some(fields);
                 }
             }

@@ -11,6 +11,10 @@ pub use amq_protocol::types::{AMQPValue as Value, FieldTable as Table};
 /// How deep tables and arrays may nest. RabbitMQ has no limit; 32 is what its Java client allows.
 pub const DEPTH_MAX: usize = 32;
 
+/// How many values a method's table may have, nested ones counted. Some are one octet in a frame, and all of them many in
+/// memory. A message's headers have no such limit: they stay octets.
+pub const VALUES_MAX: usize = 1024;
+
 /// Why octets are no field table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
@@ -51,6 +55,19 @@ pub enum Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    /// Takes this value and those in it from what is left; says whether they are more than that.
+    fn exceeds(&self, left: &mut usize) -> bool {
+        if *left == 0 {
+            return true;
+        }
+        *left -= 1;
+        match self {
+            Self::Array(items) => items.iter().any(|item| item.exceeds(left)),
+            Self::Table(fields) => fields.iter().any(|(_, field)| field.exceeds(left)),
+            _ => false,
+        }
+    }
+
     /// The value of any integer type.
     pub fn as_i64(&self) -> Option<i64> {
         Some(match *self {
@@ -156,6 +173,12 @@ impl<'a> Fields<'a> {
 
     /// A table without fields.
     pub const EMPTY: Fields<'static> = Fields(&[]);
+
+    /// Whether there are more than [`VALUES_MAX`] values.
+    pub fn are_too_many(self) -> bool {
+        let mut left = VALUES_MAX;
+        self.iter().any(|(_, field)| field.exceeds(&mut left))
+    }
 
     /// The octets, without the length in front.
     pub fn octets(self) -> &'a [u8] {
@@ -405,6 +428,27 @@ mod tests {
             octets = outer;
         }
         octets
+    }
+
+    #[test]
+    fn values_are_counted_wherever_they_stand() {
+        let arrays = |counts: &[usize]| {
+            let mut table = Writer::default();
+            for count in counts {
+                table.key("k").array(|items| items.raw(&vec![b'V'; *count]));
+            }
+            table
+        };
+        // An array is a value, too.
+        for (counts, too_many) in
+            [(&[VALUES_MAX - 1][..], false), (&[VALUES_MAX], true), (&[500, 522], false), (&[500, 523], true)]
+        {
+            assert_eq!(arrays(counts).fields().are_too_many(), too_many, "{counts:?}");
+        }
+        let mut nested = Writer::default();
+        nested.key("t").table(|table| table.raw(arrays(&[VALUES_MAX - 1]).octets()));
+        assert!(nested.fields().are_too_many());
+        assert!(!Fields::EMPTY.are_too_many());
     }
 
     #[test]

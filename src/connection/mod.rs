@@ -578,13 +578,20 @@ fn wrong(undecodable: Undecodable, payload: &[u8]) -> Wrong {
             (0, 0),
         )),
         Undecodable::Arguments(id) => {
-            let octets: Vec<String> = payload.iter().skip(4).take(32).map(u8::to_string).collect();
+            // The octets of a login or of a new secret are nobody's to see, and stand in the log as well.
+            let shown = if matches!(id, (10, 11 | 70)) { 0 } else { 32 };
+            let octets: Vec<String> = payload.iter().skip(4).take(shown).map(u8::to_string).collect();
             let text = format!("cannot decode <<{}>>", octets.join(","));
             Wrong::Connection(Fault::new(ReplyCode::FrameError, text, id))
         }
         Undecodable::TooDeep(id) => {
             let limit = crate::amqp::table::DEPTH_MAX;
             let text = format!("field tables nested deeper than {limit} levels");
+            Wrong::Connection(Fault::new(ReplyCode::SyntaxError, text, id))
+        }
+        Undecodable::TooMany(id) => {
+            let limit = crate::amqp::table::VALUES_MAX;
+            let text = format!("field tables of more than {limit} values");
             Wrong::Connection(Fault::new(ReplyCode::SyntaxError, text, id))
         }
         Undecodable::Unknown((class, method)) => Wrong::Internal(format!("unknown method ({class}, {method})")),
