@@ -26,7 +26,7 @@ pub struct Registered {
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub connected_at_ms: u64,
-    /// Wakes the connection's task to see what it is asked.
+    /// Wakes the connection's task to see what it is asked, and whether it may publish.
     pub asked: Notify,
     asks: Mutex<Asks>,
     opened: OnceLock<Opened>,

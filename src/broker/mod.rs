@@ -1,14 +1,17 @@
 //! What every door holds: virtual hosts, users, connections; start and stop.
 
+pub mod alarms;
 mod components;
 pub mod connections;
 pub mod parameters;
+pub mod readings;
 pub mod users;
 pub mod vhosts;
 
 #[cfg(test)]
 mod tests;
 
+use self::alarms::{Alarm, Alarms, Reading, Turned};
 use crate::auth::{Rights, User};
 use crate::clock::Clock;
 use crate::config::{Config, Durability};
@@ -31,6 +34,7 @@ use serde_json::{Map, Value as Json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use users::Users;
 use vhosts::VhostRecord;
 
@@ -42,6 +46,8 @@ pub struct Broker {
     pub users: Users,
     pub connections: Connections,
     parameters: Parameters,
+    /// Whether publishers have to wait.
+    pub alarms: Alarms,
 }
 
 /// Why the broker does not start.
@@ -117,6 +123,7 @@ impl Broker {
             parameters: Parameters::recover(&house.store).map_err(unreadable)?,
             house,
             connections: Connections::default(),
+            alarms: Alarms::new(config.memory_watermark, config.disk_free_limit),
         });
         broker.recover().map_err(unreadable)?;
         // Definitions say who there is, so that nobody is let in who was not named (RabbitMQ does the same).
@@ -197,6 +204,68 @@ impl Broker {
     /// Wakes queues when their time comes, for ever. Nothing expires before it runs.
     pub async fn keep_time(&self) {
         Arc::clone(&self.house.timer).run(self.house.clock).await;
+    }
+
+    /// Looks after memory and disk, for ever.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            let broker = Arc::clone(&self);
+            // A look at a disk may take as long as that disk pleases.
+            let look = tokio::task::spawn_blocking(move || broker.look()).await;
+            let again = look.unwrap_or(Duration::from_secs(1));
+            tokio::select! {
+                () = tokio::time::sleep(again) => {}
+                () = self.alarms.changed() => {}
+            }
+        }
+    }
+
+    /// Sees how much memory and disk there is, and tells whom it concerns; says when to look again.
+    pub fn look(&self) -> Duration {
+        let reading = Reading {
+            memory_total: self.config.total_memory.unwrap_or_else(readings::memory_total),
+            memory_used: readings::memory_used(),
+            disk: readings::disk(&self.config.data_dir).ok(),
+        };
+        let look = self.alarms.look(reading);
+        for turned in &look.turned {
+            self.tell_alarm(*turned);
+        }
+        if !look.turned.is_empty() {
+            self.connections.each_open(|_| true, |one| one.asked.notify_one());
+        }
+        look.again
+    }
+
+    /// In RabbitMQ's words, which monitoring looks for.
+    fn tell_alarm(&self, Turned { alarm, on }: Turned) {
+        let (source, node) = (alarm.source(), self.events().node());
+        if let Some((reading, marks)) = self.alarms.last() {
+            match alarm {
+                Alarm::Memory => {
+                    let (state, used) = (if on { "set" } else { "clear" }, reading.memory_used.unwrap_or_default());
+                    let allowed = marks.memory;
+                    tracing::info!("vm_memory_high_watermark {state}. Memory used:{used} allowed:{allowed}");
+                }
+                Alarm::Disk => {
+                    let state = if on { "insufficient" } else { "sufficient" };
+                    let (free, limit) = (reading.disk.map_or(0, |disk| disk.free), marks.disk_free);
+                    tracing::info!("Free disk space is {state}. Free bytes: {free}. Limit: {limit}");
+                }
+            }
+        }
+        if on {
+            tracing::warn!(
+                "{source} resource limit alarm set on node {node}. Publishers will be blocked until this alarm clears"
+            );
+            self.events().alarm_set(source);
+        } else {
+            tracing::warn!("{source} resource limit alarm cleared on node {node}");
+            self.events().alarm_cleared(source);
+        }
+        if !self.alarms.active().any() {
+            tracing::warn!("no resource limit alarm is left: publishers go on");
+        }
     }
 
     /// Where to tell what happens.

@@ -285,11 +285,16 @@ impl Egress {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// Waits while the client leaves too many replies unread.
+    /// Whether the client leaves too many replies unread.
+    pub fn is_full(&self) -> bool {
+        self.reply_bytes.load(Ordering::Relaxed) > REPLY_BYTES_MAX && !self.broken()
+    }
+
+    /// Waits until it does not.
     pub async fn fetched(&self) {
         loop {
             let drained = self.drained.notified();
-            if self.reply_bytes.load(Ordering::Relaxed) <= REPLY_BYTES_MAX || self.broken() {
+            if !self.is_full() {
                 return;
             }
             drained.await;

@@ -102,6 +102,7 @@ fn value_name(setting: &Setting) -> String {
         Kind::Choice(words) => words.join("|"),
         Kind::Bool => "true|false".to_owned(),
         Kind::Bytes { .. } => "BYTES".to_owned(),
+        Kind::Share { .. } => "SHARE".to_owned(),
         Kind::Time { .. } => "TIME".to_owned(),
         Kind::Number { .. } => "NUMBER".to_owned(),
         Kind::Path | Kind::Paths => "PATH".to_owned(),

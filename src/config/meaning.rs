@@ -35,6 +35,12 @@ pub struct Config {
     pub store_write_buffer: u64,
     /// Bytes that may wait for the disk before publishers have to.
     pub unsynced_max: u64,
+    /// With more memory in use than this, publishers wait.
+    pub memory_watermark: Watermark,
+    /// Bytes of memory there are, if they are not to be found out.
+    pub total_memory: Option<u64>,
+    /// With less free disk than this, publishers wait; `None` is what suits the disk.
+    pub disk_free_limit: Option<Watermark>,
     /// Threads that serve connections; `None` is one a processor.
     pub workers: Option<usize>,
     /// Whether a crash may leave an image of the process's memory, and panics are told in full.
@@ -105,6 +111,28 @@ pub enum Durability {
     Os,
     /// Messages don't outlive the broker.
     Memory,
+}
+
+/// Where to draw a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watermark {
+    /// At so many millionths of the memory there is.
+    Relative(u64),
+    /// At so many bytes.
+    Absolute(u64),
+}
+
+impl Watermark {
+    /// The line in bytes, with so many bytes of memory.
+    pub fn bytes(self, total_memory: u64) -> u64 {
+        match self {
+            Self::Relative(share) => {
+                let bytes = u128::from(total_memory) * u128::from(share) / u128::from(units::MILLION);
+                u64::try_from(bytes).unwrap_or(u64::MAX)
+            }
+            Self::Absolute(bytes) => bytes,
+        }
+    }
 }
 
 /// Certificates of the listeners for TLS.
@@ -198,6 +226,15 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         expire_at_head: meaning.text("message_expiry") == "at-head",
         store_write_buffer: meaning.bytes("store_write_buffer"),
         unsynced_max: meaning.bytes("unsynced_max"),
+        memory_watermark: match meaning.given_bytes("vm_memory_high_watermark.absolute") {
+            Some(bytes) => Watermark::Absolute(bytes),
+            None => Watermark::Relative(meaning.share("vm_memory_high_watermark.relative")),
+        },
+        total_memory: meaning.given_bytes("total_memory_available_override_value"),
+        disk_free_limit: match meaning.given_bytes("disk_free_limit.absolute") {
+            Some(bytes) => Some(Watermark::Absolute(bytes)),
+            None => meaning.given_share("disk_free_limit.relative").map(Watermark::Relative),
+        },
         workers: meaning.number("workers"),
         core_dumps: meaning.boolean("core_dumps"),
 
@@ -359,13 +396,27 @@ impl Meaning<'_> {
     }
 
     fn bytes<T: TryFrom<u64>>(&mut self, key: &str) -> T {
-        let kind = setting(key).kind;
-        let Kind::Bytes { min, max } = kind else { unreachable!("{key} is a size") };
-        self.read(key, |value| {
-            let bytes = units::bytes(value).filter(|bytes| (min..=max).contains(bytes));
-            let allowed = format!("a size from {min} to {max} bytes; a unit may follow, as in \"16 MiB\"");
-            bytes.and_then(|bytes| T::try_from(bytes).ok()).ok_or_else(|| wrong(value, kind, &allowed))
-        })
+        self.read(key, |value| size(key, value))
+    }
+
+    /// The size, if somebody gave one.
+    fn given_bytes(&mut self, key: &str) -> Option<u64> {
+        self.given(key, |value| size(key, value))
+    }
+
+    fn share(&mut self, key: &str) -> u64 {
+        self.read(key, |value| share(key, value))
+    }
+
+    /// The share in millionths, if somebody gave one.
+    fn given_share(&mut self, key: &str) -> Option<u64> {
+        self.given(key, |value| share(key, value))
+    }
+
+    /// What was written as `read` understands it, if anything was.
+    fn given<T>(&mut self, key: &str, read: impl Fn(&Tree) -> Result<T, String>) -> Option<T> {
+        let Written { value, place, name } = self.layers.get(key)?;
+        read(value).map_err(|what| self.remarks.mistake(place.clone(), name, what)).ok()
     }
 
     fn time(&mut self, key: &str) -> Duration {
@@ -495,6 +546,21 @@ impl Meaning<'_> {
     }
 }
 
+fn size<T: TryFrom<u64>>(key: &str, value: &Tree) -> Result<T, String> {
+    let kind = setting(key).kind;
+    let Kind::Bytes { min, max } = kind else { unreachable!("{key} is a size") };
+    let bytes = units::bytes(value).filter(|bytes| (min..=max).contains(bytes));
+    let allowed = format!("a size from {min} to {max} bytes; a unit may follow, as in \"16 MiB\"");
+    bytes.and_then(|bytes| T::try_from(bytes).ok()).ok_or_else(|| wrong(value, kind, &allowed))
+}
+
+fn share(key: &str, value: &Tree) -> Result<u64, String> {
+    let kind = setting(key).kind;
+    let Kind::Share { max } = kind else { unreachable!("{key} is a share") };
+    let share = units::share(value).filter(|share| *share <= max * units::MILLION);
+    share.ok_or_else(|| wrong(value, kind, &format!("a decimal number from 0 to {max}, as in 0.5")))
+}
+
 /// One item of a log filter.
 fn directive(item: &str) -> Option<String> {
     let level = |word: &str| {
@@ -531,6 +597,7 @@ fn default(setting: &Setting) -> Option<Tree> {
         Some(match value {
             toml::Value::String(text) => Tree::Text(text.clone()),
             toml::Value::Integer(number) => Tree::Integer(*number),
+            toml::Value::Float(number) => Tree::Float(*number),
             toml::Value::Boolean(value) => Tree::Bool(*value),
             toml::Value::Array(items) => {
                 let node = |item| Some(Node { line: 1, tree: tree(item)? });

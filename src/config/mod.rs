@@ -29,6 +29,6 @@ mod units;
 /// What a process ends with when its configuration is wrong: `EX_CONFIG` of sysexits.h, as RabbitMQ's tools do.
 pub const EXIT_CONFIG: u8 = 78;
 
-pub use meaning::{Config, DefaultPermissions, Durability, Http, Log, LogFormat, Tls, Verify};
+pub use meaning::{Config, DefaultPermissions, Durability, Http, Log, LogFormat, Tls, Verify, Watermark};
 pub use settings::{Default, Kind, SETTINGS, Setting};
 pub use sources::{Host, Sources};

@@ -35,6 +35,10 @@ pub enum Kind {
         min: u64,
         max: u64,
     },
+    /// A share of something: a decimal number from 0 to `max`.
+    Share {
+        max: u64,
+    },
     /// A time: a number in `unit`, or one with a unit.
     Time {
         unit: Unit,
@@ -104,6 +108,7 @@ impl Kind {
                 format!("{min} to {max}{nothing}")
             }
             Self::Bytes { .. } => "bytes".to_owned(),
+            Self::Share { max } => format!("a share, 0 to {max}"),
             Self::Time { unit: Unit::Milliseconds, .. } => "ms".to_owned(),
             Self::Time { unit: Unit::Seconds, .. } => "s".to_owned(),
             Self::Path => "path".to_owned(),
@@ -284,6 +289,49 @@ pub static SETTINGS: &[Setting] = &[
         conf: &[],
         variables: &[],
         about: "writes that may wait for the disk before publishers have to",
+    },
+    Setting {
+        key: "vm_memory_high_watermark.relative",
+        kind: Kind::Share { max: 1 },
+        default: Default::Written("0.6"),
+        conf: &["vm_memory_high_watermark.relative"],
+        variables: &[],
+        about: "above this share of the memory there is (the machine's, or the control group's limit) publishers wait",
+    },
+    Setting {
+        key: "vm_memory_high_watermark.absolute",
+        kind: Kind::Bytes { min: 0, max: 1024 * 1024 * GIB },
+        default: Default::Found { how: "the share counts", example: r#""4 GiB""# },
+        conf: &["vm_memory_high_watermark.absolute"],
+        variables: &[],
+        about: "the same as a size, which then counts instead of the share",
+    },
+    Setting {
+        key: "total_memory_available_override_value",
+        kind: Kind::Bytes { min: MIB, max: 1024 * 1024 * GIB },
+        default: Default::Found { how: "found out", example: r#""16 GiB""# },
+        conf: &["total_memory_available_override_value"],
+        variables: &[],
+        about: "the memory there is, where it can't be found out",
+    },
+    Setting {
+        key: "disk_free_limit.absolute",
+        kind: Kind::Bytes { min: 0, max: 1024 * 1024 * GIB },
+        default: Default::Found {
+            how: "512 MiB, or a tenth of the file system if that is less; at least 50 MB",
+            example: r#""512 MiB""#,
+        },
+        conf: &["disk_free_limit.absolute"],
+        variables: &[],
+        about: "with less free disk than this publishers wait; they go on at 1.2 times as much",
+    },
+    Setting {
+        key: "disk_free_limit.relative",
+        kind: Kind::Share { max: 100 },
+        default: Default::Found { how: "the size counts", example: "1.0" },
+        conf: &["disk_free_limit.relative"],
+        variables: &[],
+        about: "the same as a multiple of the memory there is; a size counts instead if both are given",
     },
     Setting {
         key: "workers",

@@ -94,6 +94,8 @@ fn nothing_said_gives_the_defaults() {
     assert_eq!(config.accepts_per_address, Some(200));
     assert_eq!(config.max_message_size, 16 << 20);
     assert_eq!((config.messages_memory, config.queue_memory), (32 << 20, 4 << 20));
+    assert_eq!(config.memory_watermark, Watermark::Relative(600_000));
+    assert_eq!((config.total_memory, config.disk_free_limit), (None, None));
     assert_eq!((config.store_write_buffer, config.unsynced_max, config.workers), (4 << 20, 4 << 20, None));
     assert_eq!((config.default_user.as_str(), config.default_pass.expose()), ("guest", "guest"));
     assert_eq!(config.default_vhost, "/");
@@ -303,14 +305,14 @@ ssl_options.fail_if_no_peer_cert = true
 
 #[test]
 fn keys_without_a_meaning_here_are_warned_of_and_wrong_values_are_mistakes() {
-    let given = conf("vm_memory_high_watermark.relative = 0.4\nhartbeat = 5\nmqtt.vhost = /\nlog.file = a.log\n");
+    let given = conf("vm_memory_high_watermark_paging_ratio = 0.4\nhartbeat = 5\nmqtt.vhost = /\nlog.file = a.log\n");
     assert_eq!(
         given.warnings(),
         [
             "rabbitmq.conf:4: log.file: has no effect: logs are written to standard output",
             "rabbitmq.conf:2: hartbeat: unknown setting; ignored (did you mean 'heartbeat'?)",
             "rabbitmq.conf:3: mqtt.vhost: is not supported; ignored",
-            "rabbitmq.conf:1: vm_memory_high_watermark.relative: is not supported; ignored",
+            "rabbitmq.conf:1: vm_memory_high_watermark_paging_ratio: is not supported; ignored",
         ]
     );
     let given = conf(
@@ -404,6 +406,32 @@ fn kubernetes_service_links_are_no_settings_and_other_strange_variables_are_warn
             "environment: RABBITMQ_LOGS: has no effect: logs are written to standard output",
             "environment: LEVERET_HARTBEAT: is no setting; ignored (did you mean 'LEVERET_HEARTBEAT'?)",
         ]
+    );
+}
+
+#[test]
+fn watermarks_are_shares_or_sizes() {
+    let config = conf("vm_memory_high_watermark.relative = 0.4\ndisk_free_limit.relative = 1.5").config();
+    assert_eq!(config.memory_watermark, Watermark::Relative(400_000));
+    assert_eq!(config.memory_watermark.bytes(1_000_000), 400_000);
+    assert_eq!(config.disk_free_limit, Some(Watermark::Relative(1_500_000)));
+    let config = toml(
+        "total_memory_available_override_value = '1 GiB'
+[vm_memory_high_watermark]
+relative = 0.5
+absolute = '2GB'
+[disk_free_limit]
+absolute = 1000
+relative = 2
+",
+    )
+    .config();
+    assert_eq!(config.memory_watermark, Watermark::Absolute(2_000_000_000));
+    assert_eq!(config.disk_free_limit, Some(Watermark::Absolute(1000)));
+    assert_eq!(config.total_memory, Some(1 << 30));
+    assert_eq!(
+        toml("vm_memory_high_watermark.relative = 1.1").mistakes(),
+        ["leveret.toml:1: vm_memory_high_watermark.relative: 1.1 is not a decimal number from 0 to 1, as in 0.5"]
     );
 }
 

@@ -30,6 +30,26 @@ pub fn bytes(value: &Tree) -> Option<u64> {
     count.checked_mul(scale)
 }
 
+/// A share in millionths: `0.6`, `1`, `"1.5"`. Exact, so that what is made of it can be compared.
+pub fn share(value: &Tree) -> Option<u64> {
+    let text = match value {
+        Tree::Integer(count) => count.to_string(),
+        Tree::Float(share) => share.to_string(),
+        Tree::Text(text) => text.trim().to_owned(),
+        _ => return None,
+    };
+    let (whole, part) = text.split_once('.').unwrap_or((&text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    if !digits(whole) || !digits(part) {
+        return None;
+    }
+    let part: u64 = format!("{part:0<6}").get(..6)?.parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(MILLION)?.checked_add(part)
+}
+
+/// What a share counts in.
+pub const MILLION: u64 = 1_000_000;
+
 /// A time: a number in `unit`, or `"500 ms"`, `"10s"`, `"2 min"`, `"1 h"`.
 pub fn time(value: &Tree, unit: Unit) -> Option<Duration> {
     let (count, written) = match value {
@@ -143,6 +163,20 @@ mod tests {
             assert_eq!(bytes(&text(written)), meant, "{written}");
         }
         assert_eq!(bytes(&Tree::Integer(-1)), None);
+    }
+
+    #[test]
+    fn shares_are_decimal_numbers() {
+        let cases =
+            [("0.6", Some(600_000)), ("1", Some(MILLION)), ("1.5", Some(1_500_000)), ("0.12345678", Some(123_456))];
+        for (written, meant) in cases {
+            assert_eq!(share(&text(written)), meant, "{written}");
+        }
+        assert_eq!(share(&Tree::Float(0.4)), Some(400_000));
+        assert_eq!(share(&Tree::Integer(2)), Some(2 * MILLION));
+        for wrong in ["", ".5", "5.", "-1", "60%", "1e-1", "99999999999999999999"] {
+            assert_eq!(share(&text(wrong)), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Connection {
             self.egress.pump();
             return Err(End::Drop(format!("not AMQP 0-9-1: {}", hint(&header))));
         }
-        buffer.consume(PROTOCOL_HEADER.len());
+        buffer.consume(0, PROTOCOL_HEADER.len());
         let start = connection::Start {
             version_major: 0,
             version_minor: 9,
@@ -99,6 +99,7 @@ impl Connection {
             }
             _ => false,
         };
+        self.knows_blocked = can("connection.blocked");
         self.failure_close = can("authentication_failure_close");
         self.egress.cancel_notify.store(can("consumer_cancel_notify"), Ordering::Relaxed);
         let name = start_ok.mechanism.as_str();
@@ -214,6 +215,9 @@ impl Connection {
             channels: FxHashMap::default(),
             touched: Vec::new(),
             published: false,
+            publisher: false,
+            told_blocked: false,
+            holding: Vec::new(),
             next_epoch: 0,
         }));
         self.reply(connection::AMQPMethod::OpenOk(connection::OpenOk {}));

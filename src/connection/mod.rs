@@ -8,23 +8,30 @@
 //! The reading task takes all frames of one read, hands what they ask for to the house, answers, and reads on. It does
 //! not read while the disk is behind with what it published, nor while the client leaves its answers unread: waiting
 //! goes down only.
+//!
+//! While memory or disk are short nothing is published. A channel that tries to is held from that frame on: its frames
+//! stay in the read buffer, in order, and so does connection.close, which must not overtake them. Everything else goes on,
+//! acknowledgements on other channels too, until [`HELD_BYTES_MAX`] are held: then the client is not read any more. Deliveries
+//! and heartbeats go out all the time; a client that is not read can't be missed for its heartbeats, so that it is looked
+//! at whether its side has hung up.
 
 mod handshake;
 
 use crate::admission::Guest;
 use crate::amqp::frame::{self, Frame, Malformed};
-use crate::amqp::method::{self, Id, Method, Undecodable};
+use crate::amqp::method::{self, Id, Method, PUBLISH, Undecodable};
 use crate::amqp::properties::ContentHeader;
 use crate::amqp::{BASIC, ReplyCode, Table, short};
 use crate::auth::User;
 use crate::broker::Broker;
+use crate::broker::alarms::Active;
 use crate::broker::connections::{Asks, Registered};
 use crate::channel::consume::Outcome;
 use crate::channel::egress::Egress;
 use crate::channel::{Channel, Context, Fault, write_close};
 use crate::queue::consumer::Outlet;
 use crate::transport::{Client, Reader};
-use crate::vhost::events;
+use crate::vhost::{Vhost, events};
 use amq_protocol::protocol::{AMQPClass, channel, connection};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -43,10 +50,17 @@ const HEAVY_READ_BYTES: usize = 32 << 10;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long RabbitMQ lets a client wait that spoke no AMQP, or not the right password.
 const SILENT_DELAY: Duration = Duration::from_secs(3);
+/// So much of a client's is held while nothing may be published; with more it is not read.
+const HELD_BYTES_MAX: usize = 64 << 10;
+/// How often to look whether a client that is not read is still there.
+const PRESENCE_LOOKS: Duration = Duration::from_secs(1);
 /// How long the last octets may take.
 const FINISH_PATIENCE: Duration = Duration::from_secs(5);
 /// Why one of those who have not logged in is dropped when there are too many of them.
 const GAVE_WAY: &str = "had not logged in when its place was needed";
+
+/// connection.close
+const CLOSE: Id = (10, 50);
 
 /// Where the connection is on its way.
 enum State {
@@ -72,6 +86,12 @@ struct Session {
     touched: Vec<u16>,
     /// This read brought messages.
     published: bool,
+    /// It ever did: such a client is told when it must not publish, as in RabbitMQ.
+    publisher: bool,
+    /// connection.blocked was sent, and connection.unblocked not yet.
+    told_blocked: bool,
+    /// Channels that would publish though nothing may be published.
+    holding: Vec<u16>,
     next_epoch: u64,
 }
 
@@ -98,6 +118,30 @@ struct Connection {
     heartbeat: Duration,
     /// The client understands 403 at login.
     failure_close: bool,
+    /// The client understands connection.blocked.
+    knows_blocked: bool,
+}
+
+/// Why a client is not read.
+enum Pause {
+    /// It would publish while memory or disk are short.
+    Alarm,
+    /// The disk is behind with what was published.
+    Disk(Arc<Vhost>),
+    /// It leaves replies unread.
+    Replies(Arc<Egress>),
+}
+
+impl Pause {
+    /// Waits until it may be over.
+    async fn over(&self) {
+        match self {
+            // All connections are asked when an alarm ends.
+            Self::Alarm => std::future::pending().await,
+            Self::Disk(vhost) => vhost.caught_up().await,
+            Self::Replies(egress) => egress.fetched().await,
+        }
+    }
 }
 
 /// How a connection ends.
@@ -137,6 +181,7 @@ pub async fn serve(broker: Arc<Broker>, client: Client, guest: Guest) {
         egress,
         state: State::Starting,
         failure_close: false,
+        knows_blocked: false,
     };
     let end = connection.run().await;
     connection.end(end).await;
@@ -171,8 +216,10 @@ impl Connection {
         }
         let mut last_read = Instant::now();
         let mut heavy = false;
+        let mut pause: Option<Pause> = None;
         let mut last_written = (Instant::now(), 0);
         let mut last_look = Instant::now();
+        let mut last_presence = Instant::now();
         loop {
             match self.frames(&mut buffer).await {
                 Ok(()) => {}
@@ -187,6 +234,14 @@ impl Connection {
             if heavy {
                 // One that always has more must not keep the others, nor those who only now connect, from their turn.
                 tokio::task::yield_now().await;
+                heavy = false;
+            }
+            self.tell_alarm(self.broker.alarms.active());
+            let was_paused = pause.is_some();
+            pause = self.pause(&buffer);
+            if was_paused && pause.is_none() {
+                // What the client sent meanwhile was not read.
+                last_read = Instant::now();
             }
             let patience = match &self.state {
                 State::Running(session) => session.cx.patience,
@@ -194,14 +249,16 @@ impl Connection {
             };
             let deadline = match (&self.state, self.heartbeat) {
                 (State::Running(_), Duration::ZERO) => None,
+                (State::Running(_), heartbeat) if pause.is_some() => Some(last_written.0 + heartbeat / 2),
                 (State::Running(_), heartbeat) => Some((last_read + 2 * heartbeat).min(last_written.0 + heartbeat / 2)),
                 _ => Some(handshake),
             };
             let look = patience.map(|patience| last_look + patience);
-            let deadline = [deadline, look].into_iter().flatten().min();
+            let presence = matches!(pause, Some(Pause::Alarm)).then(|| last_presence + PRESENCE_LOOKS);
+            let deadline = [deadline, look, presence].into_iter().flatten().min();
             let registered = Arc::clone(&self.registered);
             tokio::select! {
-                read = buffer.read(&mut self.socket) => match read {
+                read = buffer.read(&mut self.socket), if pause.is_none() => match read {
                     Ok(0) => return End::Done,
                     Ok(count) => {
                         last_read = Instant::now();
@@ -210,6 +267,7 @@ impl Connection {
                     Err(error) => return End::Drop(error.to_string()),
                 },
                 () = self.guest.gives_way() => return End::Drop(GAVE_WAY.into()),
+                () = over(pause.as_ref()) => {}
                 () = registered.asked.notified() => {
                     let Asks { close, rights_changed } = registered.take_asks();
                     if let Some(reason) = close {
@@ -224,9 +282,15 @@ impl Connection {
                     if !matches!(self.state, State::Running(_)) {
                         return End::Drop("the handshake took too long".into());
                     }
-                    if !self.heartbeat.is_zero() && now >= last_read + 2 * self.heartbeat {
+                    if pause.is_none() && !self.heartbeat.is_zero() && now >= last_read + 2 * self.heartbeat {
                         return End::Drop("missed heartbeats from client".into());
                     }
+                }
+            }
+            if presence.is_some_and(|presence| presence <= Instant::now()) {
+                last_presence = Instant::now();
+                if self.socket.has_hung_up() {
+                    return End::Drop("client hung up while its messages had to wait".into());
                 }
             }
             if look.is_some_and(|look| look <= Instant::now()) {
@@ -252,13 +316,25 @@ impl Connection {
 
     /// Everything that is whole in the buffer.
     async fn frames(&mut self, buffer: &mut Buffer) -> Outcomes<()> {
-        let mut at = 0;
-        let octets = std::mem::take(&mut buffer.octets);
+        let active = self.broker.alarms.active();
+        let short = active.any();
+        if !short && buffer.held > 0 {
+            // Before what waited is taken, so that its confirms come after.
+            self.tell_alarm(active);
+            self.release(buffer);
+        }
+        let (mut held, mut at) = (buffer.held, buffer.held);
+        let mut octets = std::mem::take(&mut buffer.octets);
         let mut outcome = Ok(());
         while outcome.is_ok() {
             let rest = &octets[at..buffer.filled];
             match frame::split(rest, self.frame_max) {
                 Ok(None) => break,
+                Ok(Some((frame, length))) if short && self.must_wait(&frame, held > 0) => {
+                    octets.copy_within(at..at + length, held);
+                    held += length;
+                    at += length;
+                }
                 Ok(Some((frame, length))) => {
                     let mut used = length;
                     outcome = self.frame(frame, &rest[length..], &mut used).await;
@@ -268,11 +344,49 @@ impl Connection {
             }
         }
         buffer.octets = octets;
-        buffer.consume(at);
+        buffer.consume(held, at);
         self.hand_over(outcome.is_ok()).await?;
-        outcome?;
-        self.throttle().await;
-        Ok(())
+        outcome
+    }
+
+    /// Nothing has to wait any more.
+    fn release(&mut self, buffer: &mut Buffer) {
+        buffer.held = 0;
+        if let State::Running(session) = &mut self.state {
+            session.holding.clear();
+        }
+    }
+
+    /// Whether a frame can't be taken while nothing may be published.
+    fn must_wait(&mut self, frame: &Frame<'_>, others_wait: bool) -> bool {
+        let State::Running(session) = &mut self.state else { return false };
+        let method = (frame.kind == frame::METHOD).then(|| method::id(frame.payload)).flatten();
+        if frame.channel == 0 {
+            return others_wait && method == Some(CLOSE);
+        }
+        if session.holding.contains(&frame.channel) {
+            return true;
+        }
+        let publishes = method == Some(PUBLISH) || matches!(frame.kind, frame::HEADER | frame::BODY);
+        if publishes {
+            session.publisher = true;
+            session.holding.push(frame.channel);
+        }
+        publishes
+    }
+
+    /// Tells a publisher that it has to wait, once, and when that is over.
+    fn tell_alarm(&mut self, active: Active) {
+        let State::Running(session) = &mut self.state else { return };
+        if active.any() == session.told_blocked || !session.publisher || !self.knows_blocked {
+            return;
+        }
+        session.told_blocked = active.any();
+        self.reply(match active.any() {
+            true => connection::AMQPMethod::Blocked(connection::Blocked { reason: short(&active.reason()) }),
+            false => connection::AMQPMethod::Unblocked(connection::Unblocked {}),
+        });
+        self.egress.pump();
     }
 
     /// Gives the house what this read brought, and the client its answers.
@@ -288,22 +402,19 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for those below: the disk, and the client's own reading.
-    async fn throttle(&mut self) {
-        if let State::Running(session) = &mut self.state {
-            // Who only consumes goes on: acknowledgements make room.
-            if std::mem::take(&mut session.published) && session.cx.vhost.behind() {
-                let vhost = Arc::clone(&session.cx.vhost);
-                tokio::select! {
-                    () = vhost.caught_up() => {}
-                    () = self.registered.asked.notified() => self.registered.asked.notify_one(),
-                }
-            }
-            tokio::select! {
-                () = self.egress.fetched() => {}
-                () = self.registered.asked.notified() => self.registered.asked.notify_one(),
-            }
+    /// Whether the client has to wait for those below: memory and disk, and its own reading.
+    fn pause(&mut self, buffer: &Buffer) -> Option<Pause> {
+        let State::Running(session) = &mut self.state else { return None };
+        if buffer.held >= HELD_BYTES_MAX {
+            return Some(Pause::Alarm);
         }
+        session.publisher |= session.published;
+        // Who only consumes goes on: acknowledgements make room.
+        if session.published && session.cx.vhost.behind() {
+            return Some(Pause::Disk(Arc::clone(&session.cx.vhost)));
+        }
+        session.published = false;
+        self.egress.is_full().then(|| Pause::Replies(Arc::clone(&self.egress)))
     }
 
     fn malformed(&self, malformed: &Malformed) -> End {
@@ -514,9 +625,14 @@ impl Connection {
     /// After a good-bye: whatever the client still says, until it goes or the broker stops.
     async fn await_hanging_up(&mut self) {
         let registered = Arc::clone(&self.registered);
+        let asked = async {
+            while registered.take_asks().close.is_none() {
+                registered.asked.notified().await;
+            }
+        };
         tokio::select! {
             () = self.read_over(false) => {}
-            () = registered.asked.notified() => {}
+            () = asked => {}
         }
     }
 
@@ -543,16 +659,23 @@ impl Connection {
                     }
                 }
             }
-            buffer.consume(at);
+            buffer.consume(0, at);
             if frame::split(&buffer.octets[..buffer.filled], self.frame_max).is_err() {
                 // In the middle of something else's octets: what follows can't be understood any more.
-                buffer.consume(buffer.filled);
+                buffer.consume(0, buffer.filled);
             }
             match buffer.read(&mut self.socket).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
         }
+    }
+}
+
+async fn over(pause: Option<&Pause>) {
+    match pause {
+        Some(pause) => pause.over().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -816,18 +939,22 @@ struct Buffer {
     filled: usize,
     /// It grows no further while frames are not larger.
     bytes_max: usize,
+    /// The first of them are whole frames that have to wait.
+    held: usize,
     /// Small reads in a row.
     small: u8,
 }
 
 impl Buffer {
     fn new(bytes_max: usize) -> Self {
-        Self { octets: Vec::new(), filled: 0, bytes_max, small: 0 }
+        Self { octets: Vec::new(), filled: 0, bytes_max, held: 0, small: 0 }
     }
 
-    fn consume(&mut self, count: usize) {
-        self.octets.copy_within(count..self.filled, 0);
-        self.filled -= count;
+    /// What stands between `held` and `at` is done with.
+    fn consume(&mut self, held: usize, at: usize) {
+        self.held = held;
+        self.octets.copy_within(at..self.filled, held);
+        self.filled -= at - held;
     }
 
     /// Reads what is there, at least one octet. Safe to drop while it waits.

@@ -141,7 +141,10 @@ async fn serve(config: Arc<Config>) -> ExitCode {
         unknown_per_address: config.unauthenticated_per_address.map_or(usize::MAX, |limit| limit as usize),
         accepts_per_address: config.accepts_per_address,
     });
-    let mut accepting = vec![time];
+    // Before anybody publishes. An alarm keeps nobody from connecting.
+    broker.look();
+    let watch = tokio::spawn(Arc::clone(&broker).watch());
+    let mut accepting = vec![time, watch];
     if let Some(socket) = http {
         let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,

@@ -88,6 +88,17 @@ impl Reader {
         }
     }
 
+    /// Whether the client's side is closed, though there may be octets of its that were not read.
+    pub fn has_hung_up(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let socket: &TcpStream = match self {
+            Self::Plain(half) => half.as_ref(),
+            Self::Tls(reader) => reader.socket(),
+        };
+        let mut look = [PollFd::new(socket, PollFlags::RDHUP)];
+        poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|found| found > 0)
+    }
+
     /// Reads what is there; 0 is the end. `WouldBlock` if nothing is there.
     pub fn try_read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {

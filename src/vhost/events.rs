@@ -410,6 +410,23 @@ impl Events {
 
     // ── Users and virtual hosts ───────────────────────────────────────────────────────────────────────────────────
 
+    /// `memory` or `disk` has run short.
+    pub fn alarm_set(&self, source: &str) {
+        self.alarm("alarm.set", source);
+    }
+
+    /// There is enough of it again.
+    pub fn alarm_cleared(&self, source: &str) {
+        self.alarm("alarm.cleared", source);
+    }
+
+    fn alarm(&self, key: &'static str, source: &str) {
+        self.tell(key, |fields| {
+            text(fields, "node", &self.node);
+            text(fields, "source", source);
+        });
+    }
+
     pub fn user_created(&self, name: &str, user: &str) {
         self.of_user("user.created", name, user);
     }

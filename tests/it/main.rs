@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod advisories;
+mod alarms;
 mod clients;
 mod copies;
 mod dead_letters;

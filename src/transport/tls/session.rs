@@ -71,6 +71,10 @@ impl Reader {
         if self.more { Ok(()) } else { self.session.stream.readable().await }
     }
 
+    pub(in crate::transport) fn socket(&self) -> &TcpStream {
+        &self.session.stream
+    }
+
     pub(in crate::transport) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.more { Poll::Ready(Ok(())) } else { self.session.stream.poll_read_ready(cx) }
     }

@@ -1,12 +1,14 @@
 //! What the tests stand on: a broker process, and a peer that speaks frames.
 
 mod broker;
+mod disk;
 pub mod http;
 mod load;
 pub mod peer;
 pub mod tls;
 
 pub use broker::Broker;
+pub use disk::SmallDisk;
 pub use http::Api;
 pub use load::Load;
 pub use peer::{Declare, Peer};
