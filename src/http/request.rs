@@ -118,10 +118,14 @@ async fn read(mut body: Body, limits: &Http) -> Result<Bytes, Failure> {
     let started = Instant::now();
     let (mut read, mut come) = (Vec::new(), 0);
     let announced = HttpBody::size_hint(&body).lower();
+    if announced / 2 > limits.body_bytes_max as u64 {
+        return Err(too_long());
+    }
     loop {
         let patience = limits.request_timeout + Duration::from_secs(come as u64 / BODY_BYTES_PER_SECOND);
-        let frame = tokio::time::timeout_at(started + patience, body.frame()).await.map_err(|_| Failure::too_slow())?;
         let is_too_long = announced.max(come as u64) > limits.body_bytes_max as u64;
+        let late = |_| if is_too_long { too_long() } else { Failure::too_slow() };
+        let frame = tokio::time::timeout_at(started + patience, body.frame()).await.map_err(late)?;
         let Some(frame) = frame else {
             return if is_too_long { Err(too_long()) } else { Ok(read.into()) };
         };

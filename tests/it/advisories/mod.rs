@@ -3,6 +3,7 @@
 //! against the names here.
 
 mod document;
+mod http;
 mod names;
 mod rights;
 mod routing;
