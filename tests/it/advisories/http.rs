@@ -180,11 +180,11 @@ fn changes() -> Vec<(String, String)> {
         ("{node}", "x"),
     ];
     let mut changes = Vec::new();
+    let rest = regex::Regex::new(r"\{[^}]*\}").unwrap();
     for (path, methods) in leveret::http::table() {
         let mut filled = names.iter().fold(path.to_owned(), |path, (name, value)| path.replace(name, value));
         let name = if path.contains("polic") { "policy-of-one" } else { "s" };
         filled = filled.replace("{name}", name);
-        let rest = regex::Regex::new(r"\{[^}]*\}").unwrap();
         let filled = format!("/api{}", rest.replace_all(&filled, "x"));
         let changing = methods.iter().filter(|method| !["GET", "HEAD", "OPTIONS"].contains(&method.as_str()));
         changes.extend(changing.map(|method| (method.clone(), filled.clone())));
@@ -252,8 +252,7 @@ fn ghsa_6gmw_wxch_cvvc_who_monitors_reads_no_parameter_and_so_no_uri_with_a_pass
                 continue;
             }
             let path = path.replace("{vhost}", "one").replace("{component}", "shovel").replace("{name}", "s");
-            let path =
-                path.replace("{user}", name).replace("{queue}", "queue-of-one").replace('{', "").replace('}', "");
+            let path = path.replace("{user}", name).replace("{queue}", "queue-of-one").replace(['{', '}'], "");
             let reply = api.by(name, name).get(&format!("/api{path}"));
             assert!(!String::from_utf8(reply.body).unwrap().contains(secret), "{path} by {name}");
         }
@@ -287,7 +286,7 @@ fn cve_2026_66076_nobody_sees_another_virtual_hosts_things() {
             // Lists of everything, and everything of the other virtual host by its name.
             let path = path.replace("{vhost}", "two").replace("{queue}", "queue-of-two").replace("{user}", name);
             let path = path.replace("{exchange}", "exchange-of-two").replace("{component}", "shovel");
-            let path = path.replace("{name}", "policy-of-two").replace('{', "").replace('}', "");
+            let path = path.replace("{name}", "policy-of-two").replace(['{', '}'], "");
             let reply = api.by(name, name).get(&format!("/api{path}"));
             let text = String::from_utf8(reply.body).unwrap();
             assert!(!text.contains("-of-two") && !text.contains("\"two\""), "{path} by {name}: {text}");
