@@ -106,7 +106,7 @@ fn value_name(setting: &Setting) -> String {
         Kind::Time { .. } => "TIME".to_owned(),
         Kind::Number { .. } => "NUMBER".to_owned(),
         Kind::Path | Kind::Paths => "PATH".to_owned(),
-        Kind::Addresses => "ADDRESS".to_owned(),
+        Kind::Addresses | Kind::Networks => "ADDRESS".to_owned(),
         Kind::Listeners | Kind::Listener => "PORT".to_owned(),
         Kind::Filter => "LEVEL".to_owned(),
         Kind::Words => "WORD".to_owned(),

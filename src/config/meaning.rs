@@ -2,7 +2,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ciphers::{self, Cipher};
 use super::layers::{Layers, Written};
+use super::network::Network;
 use super::settings::{Default, Kind, Setting};
 use super::sources::Sources;
 use super::units::{self, Listen};
@@ -20,6 +22,8 @@ pub struct Config {
     pub amqp_listeners: Vec<SocketAddr>,
     /// Where AMQP is spoken over TLS; if there is one, `tls` has a certificate and a key.
     pub amqps_listeners: Vec<SocketAddr>,
+    /// The proxies that say for whom they connect where AMQP is spoken; nobody else may connect there then.
+    pub proxies: Option<Vec<Network>>,
     pub http_listener: Option<SocketAddr>,
     pub metrics_listener: Option<SocketAddr>,
     pub tls: Tls,
@@ -145,6 +149,19 @@ pub struct Tls {
     pub verify: Verify,
     /// Only with [`Verify::Peer`].
     pub fail_if_no_peer_cert: bool,
+    /// Authorities between a client's certificate and one that is trusted.
+    pub depth: usize,
+    /// Not without a file of `crlfiles`.
+    pub crl_check: CrlCheck,
+    pub crlfiles: Vec<PathBuf>,
+    /// Each with a certificate, its chain and its key, for the hosts that it names.
+    pub more_certfiles: Vec<PathBuf>,
+    /// At least one.
+    pub versions: Vec<TlsVersion>,
+    /// IANA's names, best first; empty: all there are.
+    pub ciphers: Vec<&'static str>,
+    /// The order of `ciphers` counts before the client's.
+    pub honor_cipher_order: bool,
     /// For the handshake alone.
     pub handshake_timeout: Duration,
 }
@@ -169,6 +186,25 @@ pub struct Http {
     /// Origins of web pages that may use the API.
     pub cors_allow_origins: Vec<String>,
     pub cors_max_age: Duration,
+}
+
+/// Which certificates of a client's chain must not be revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrlCheck {
+    /// None is looked at.
+    Off,
+    /// All of the chain, and a list must know of each.
+    Chain,
+    /// The client's own.
+    Peer,
+    /// All of the chain, as far as there are lists.
+    BestEffort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
 }
 
 /// The first user's rights in the first virtual host; each is a pattern that `auth` understands.
@@ -212,6 +248,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         data_dir: data_dir.unwrap_or_else(|| sources.default_data_dir()),
         amqp_listeners: meaning.listeners("amqp_port", &bind),
         amqps_listeners,
+        proxies: meaning.proxies(),
         http_listener: meaning.listener("http_port", &bind),
         metrics_listener: meaning.listener("metrics_port", &bind),
         bind,
@@ -321,6 +358,12 @@ impl Meaning<'_> {
         match self.layers.get(key) {
             Some(Written { place, name, .. }) => self.remarks.mistake(place.clone(), name, what),
             None => self.remarks.mistake(Place::CommandLine, key, what),
+        }
+    }
+
+    fn warn(&mut self, key: &str, what: &str) {
+        if let Some(Written { place, name, .. }) = self.layers.get(key) {
+            self.remarks.warn(place.clone(), name, what);
         }
     }
 
@@ -514,8 +557,26 @@ impl Meaning<'_> {
             password: Some(self.text("tls.password")).filter(|text| !text.is_empty()).map(Secret::new),
             verify: self.choice("tls.verify", &[("verify_none", Verify::None), ("verify_peer", Verify::Peer)]),
             fail_if_no_peer_cert: self.boolean("tls.fail_if_no_peer_cert"),
+            depth: self.number("tls.depth").unwrap_or_default(),
+            crl_check: self.choice(
+                "tls.crl_check",
+                &[
+                    ("false", CrlCheck::Off),
+                    ("true", CrlCheck::Chain),
+                    ("peer", CrlCheck::Peer),
+                    ("best_effort", CrlCheck::BestEffort),
+                ],
+            ),
+            crlfiles: self.words("tls.crlfiles").into_iter().map(PathBuf::from).collect(),
+            more_certfiles: self.words("tls.more_certfiles").into_iter().map(PathBuf::from).collect(),
+            versions: self.tls_versions(),
+            ciphers: self.ciphers(),
+            honor_cipher_order: self.boolean("tls.honor_cipher_order"),
             handshake_timeout: self.time("tls.handshake_timeout"),
         };
+        if tls.crl_check != CrlCheck::Off && tls.crlfiles.is_empty() {
+            self.mistake("tls.crl_check", "needs lists of revoked certificates: tls.crlfiles");
+        }
         match tls.verify {
             Verify::None if tls.fail_if_no_peer_cert => {
                 self.mistake("tls.fail_if_no_peer_cert", "needs tls.verify = \"verify_peer\"");
@@ -526,6 +587,57 @@ impl Meaning<'_> {
             _ => {}
         }
         tls
+    }
+
+    fn tls_versions(&mut self) -> Vec<TlsVersion> {
+        let key = "tls.versions";
+        let versions =
+            self.items(key, "\"tlsv1.3\" or \"tlsv1.2\"; older versions are not spoken", |word| match word {
+                "tlsv1.3" => Some(TlsVersion::V1_3),
+                "tlsv1.2" => Some(TlsVersion::V1_2),
+                _ => None,
+            });
+        if versions.is_empty() {
+            self.mistake(key, "must name at least one version");
+        }
+        versions
+    }
+
+    /// Those that are not offered here are left out: that makes nothing less safe.
+    fn ciphers(&mut self) -> Vec<&'static str> {
+        let key = "tls.ciphers";
+        let mut offered = Vec::new();
+        let words = self.words(key);
+        for word in &words {
+            match ciphers::cipher(word) {
+                Cipher::Offered(name) if offered.contains(&name) => {}
+                Cipher::Offered(name) => offered.push(name),
+                Cipher::Other => self.warn(key, &format!("{word} is not offered here, and left out")),
+                Cipher::Unknown => {
+                    let known = ciphers::offered();
+                    self.mistake(key, &format!("'{word}' is no cipher suite; those that are offered: {known}"));
+                }
+            }
+        }
+        if !words.is_empty() && words.iter().all(|word| ciphers::cipher(word) == Cipher::Other) {
+            self.mistake(key, &format!("none of these is offered; there are: {}", ciphers::offered()));
+        }
+        offered
+    }
+
+    fn proxies(&mut self) -> Option<Vec<Network>> {
+        let key = "proxy_protocol_trusted";
+        let proxies = self.items(key, "an address or a network such as \"10.0.0.0/8\"", Network::parse);
+        if !self.boolean("proxy_protocol") {
+            return None;
+        }
+        if proxies.is_empty() {
+            self.mistake(
+                "proxy_protocol",
+                "needs the proxies' addresses, to believe nobody else: proxy_protocol_trusted",
+            );
+        }
+        Some(proxies)
     }
 
     /// RabbitMQ's words for levels and modules as `EnvFilter` has them: `warning,connection=debug` becomes

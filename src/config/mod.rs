@@ -15,9 +15,11 @@
 //!
 //! Nothing here asks the process for anything but files: variables, flags, the user and the host's name are given.
 
+mod ciphers;
 mod environment;
 mod layers;
 mod meaning;
+mod network;
 mod rabbitmq_conf;
 mod settings;
 mod sources;
@@ -29,6 +31,10 @@ mod units;
 /// What a process ends with when its configuration is wrong: `EX_CONFIG` of sysexits.h, as RabbitMQ's tools do.
 pub const EXIT_CONFIG: u8 = 78;
 
-pub use meaning::{Config, DefaultPermissions, Durability, Http, Log, LogFormat, Tls, Verify, Watermark};
+pub use ciphers::{Cipher, cipher};
+pub use meaning::{
+    Config, CrlCheck, DefaultPermissions, Durability, Http, Log, LogFormat, Tls, TlsVersion, Verify, Watermark,
+};
+pub use network::Network;
 pub use settings::{Default, Kind, SETTINGS, Setting};
 pub use sources::{Host, Sources};

@@ -124,6 +124,9 @@ pub fn apply(mut lines: Lines, layers: &mut Layers, remarks: &mut Remarks) {
     listener(&mut lines, "http_port", &["management.tcp", "management.listener"], layers);
     listener(&mut lines, "metrics_port", &["prometheus.tcp"], layers);
     cors_origins(&mut lines, layers);
+    for (prefix, key) in [("ssl_options.versions", "tls.versions"), ("ssl_options.ciphers", "tls.ciphers")] {
+        numbered(&mut lines, key, prefix, layers);
+    }
     loopback_users(&mut lines, layers, remarks);
     default_user_tags(&mut lines, layers, remarks);
     logs(&mut lines, layers, remarks);
@@ -177,6 +180,13 @@ fn cors_origins(lines: &mut Lines, layers: &mut Layers) {
     const PREFIX: &str = "management.cors.allow_origins";
     let named = lines.take_all(PREFIX);
     set_list(layers, "http.cors_allow_origins", PREFIX, named);
+}
+
+/// `ssl_options.ciphers.1 = …`: a list in the order of its numbers.
+fn numbered(lines: &mut Lines, key: &str, prefix: &str, layers: &mut Layers) {
+    let mut named = lines.take_all(prefix);
+    named.sort_by_key(|(word, _)| word.parse().unwrap_or(u64::MAX));
+    set_list(layers, key, prefix, named);
 }
 
 /// `loopback_users.guest = false`, `loopback_users = none`. One such line replaces the whole list, default and all.
@@ -256,11 +266,13 @@ fn logs(lines: &mut Lines, layers: &mut Layers, remarks: &mut Remarks) {
 
 /// Drops lines that ask for what is done anyway.
 fn without_effect(lines: &mut Lines) {
-    const SAME: [(&str, &[&str]); 4] = [
+    const SAME: [(&str, &[&str]); 6] = [
         ("definitions.import_backend", &["local_filesystem", "local"]),
         ("log.exchange", &["false"]),
         ("log.console.stdio", &["stdout"]),
-        ("proxy_protocol", &["false"]),
+        ("ssl_options.client_renegotiation", &["false"]),
+        ("ssl_options.secure_renegotiate", &["true"]),
+        ("ssl_options.reuse_sessions", &["false"]),
     ];
     for (key, values) in SAME {
         if lines.0.get(key).is_some_and(|line| values.contains(&line.value.as_str())) {
@@ -349,7 +361,6 @@ static RABBITMQS_OTHERS: &[&str] = &[
     "password_hashing_module",
     "prevent_startup_if_node_was_reset",
     "prometheus",
-    "proxy_protocol",
     "queue_index_embed_msgs_below",
     "queue_leader_locator",
     "queue_master_locator",

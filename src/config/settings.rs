@@ -50,6 +50,8 @@ pub enum Kind {
     Words,
     /// A list of IP addresses.
     Addresses,
+    /// A list of IP addresses and of networks.
+    Networks,
     /// A list of ports (on every address of `bind`) and of `address:port`.
     Listeners,
     /// One of those; a port means the first address of `bind`.
@@ -115,6 +117,7 @@ impl Kind {
             Self::Paths => "paths".to_owned(),
             Self::Words => "words".to_owned(),
             Self::Addresses => "IP addresses".to_owned(),
+            Self::Networks => "IP addresses and networks (`10.0.0.0/8`)".to_owned(),
             Self::Listeners => "ports and addresses with ports, or `none`".to_owned(),
             Self::Listener => "a port or an address with a port, or `none`".to_owned(),
             Self::Filter => "a level, or `module=level`, …".to_owned(),
@@ -123,7 +126,7 @@ impl Kind {
 
     /// Whether it may be given several times.
     pub fn is_list(self) -> bool {
-        matches!(self, Self::Paths | Self::Words | Self::Addresses | Self::Listeners)
+        matches!(self, Self::Paths | Self::Words | Self::Addresses | Self::Networks | Self::Listeners)
     }
 }
 
@@ -168,6 +171,22 @@ pub static SETTINGS: &[Setting] = &[
         conf: &["listeners.ssl.*", "listeners.ssl"],
         variables: &[],
         about: "where AMQP is spoken over TLS, usually 5671; needs `tls.certfile` and `tls.keyfile`",
+    },
+    Setting {
+        key: "proxy_protocol",
+        kind: Kind::Bool,
+        default: Default::Written("false"),
+        conf: &["proxy_protocol"],
+        variables: &[],
+        about: "whether proxies say for whom they connect, where AMQP is spoken: by the PROXY protocol, version 1 or 2",
+    },
+    Setting {
+        key: "proxy_protocol_trusted",
+        kind: Kind::Networks,
+        default: Default::Written("[]"),
+        conf: &[],
+        variables: &[],
+        about: "the proxies; with `proxy_protocol` nobody else may connect",
     },
     Setting {
         key: "http_port",
@@ -232,6 +251,62 @@ pub static SETTINGS: &[Setting] = &[
         conf: &["ssl_options.fail_if_no_peer_cert"],
         variables: &["RABBITMQ_SSL_FAIL_IF_NO_PEER_CERT"],
         about: "whether a client without a certificate is turned away; needs `verify_peer`",
+    },
+    Setting {
+        key: "tls.depth",
+        kind: Kind::Number { min: 0, max: 100, nothing: None },
+        default: Default::Written("10"),
+        conf: &["ssl_options.depth"],
+        variables: &[],
+        about: "how many authorities may stand between a client's certificate and one that is trusted",
+    },
+    Setting {
+        key: "tls.crl_check",
+        kind: Kind::Choice(&["false", "true", "peer", "best_effort"]),
+        default: Default::Written("false"),
+        conf: &["ssl_options.crl_check"],
+        variables: &[],
+        about: "whether a client's certificate must not be revoked: nor those between (`true`), it alone (`peer`), or as far as the lists know (`best_effort`)",
+    },
+    Setting {
+        key: "tls.crlfiles",
+        kind: Kind::Paths,
+        default: Default::Written("[]"),
+        conf: &[],
+        variables: &[],
+        about: "lists of revoked certificates, PEM; needed for `tls.crl_check`",
+    },
+    Setting {
+        key: "tls.more_certfiles",
+        kind: Kind::Paths,
+        default: Default::Written("[]"),
+        conf: &[],
+        variables: &[],
+        about: "more certificates of the server, for clients that ask for a host named in one (SNI): each file has a certificate, its chain and its key, PEM",
+    },
+    Setting {
+        key: "tls.versions",
+        kind: Kind::Words,
+        default: Default::Written(r#"["tlsv1.3", "tlsv1.2"]"#),
+        conf: &["ssl_options.versions.*"],
+        variables: &[],
+        about: "the versions of TLS that are spoken",
+    },
+    Setting {
+        key: "tls.ciphers",
+        kind: Kind::Words,
+        default: Default::Written("[]"),
+        conf: &["ssl_options.ciphers.*"],
+        variables: &[],
+        about: "the cipher suites that are offered, by OpenSSL's or IANA's names; all of rustls if none is named",
+    },
+    Setting {
+        key: "tls.honor_cipher_order",
+        kind: Kind::Bool,
+        default: Default::Written("false"),
+        conf: &["ssl_options.honor_cipher_order"],
+        variables: &[],
+        about: "whether the order of `tls.ciphers` counts before the client's",
     },
     Setting {
         key: "tls.handshake_timeout",

@@ -300,7 +300,64 @@ ssl_options.fail_if_no_peer_cert = true
     assert_eq!(texts(&config.amqps_listeners), ["[::]:5671"]);
     assert_eq!(config.tls.keyfile, Some("/etc/rabbitmq/key.pem".into()));
     assert_eq!((config.tls.verify, config.tls.fail_if_no_peer_cert), (Verify::Peer, true));
-    assert_eq!(given.warnings(), ["rabbitmq.conf:6: ssl_options.depth: is not supported; ignored"]);
+    assert_eq!(config.tls.depth, 1);
+    assert_eq!(given.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn rabbitmqs_options_for_tls_are_understood() {
+    let given = conf(
+        "ssl_options.versions.1 = tlsv1.2
+ssl_options.ciphers.10 = ECDHE-RSA-AES128-GCM-SHA256
+ssl_options.ciphers.2 = ECDHE-RSA-AES256-GCM-SHA384
+ssl_options.ciphers.3 = DHE-RSA-AES256-GCM-SHA384
+ssl_options.honor_cipher_order = true
+ssl_options.honor_ecc_order = true
+ssl_options.client_renegotiation = false
+ssl_options.secure_renegotiate = true
+ssl_handshake_timeout = 7000
+",
+    );
+    let tls = given.config().tls;
+    assert_eq!(tls.versions, [TlsVersion::V1_2]);
+    let names = ["TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"];
+    assert_eq!(tls.ciphers, names);
+    assert!(tls.honor_cipher_order);
+    assert_eq!(tls.handshake_timeout, Duration::from_secs(7));
+    assert_eq!(
+        given.warnings(),
+        [
+            "rabbitmq.conf:6: ssl_options.honor_ecc_order: is not supported; ignored",
+            "rabbitmq.conf:3: ssl_options.ciphers.2: DHE-RSA-AES256-GCM-SHA384 is not offered here, and left out",
+        ]
+    );
+}
+
+#[test]
+fn what_would_be_less_safe_than_it_reads_is_a_mistake() {
+    let cases = [
+        (
+            "ssl_options.versions.1 = tlsv1.1",
+            "'tlsv1.1' is not \"tlsv1.3\" or \"tlsv1.2\"; older versions are not spoken",
+        ),
+        ("ssl_options.ciphers.1 = AES256-SHA", "none of these is offered; there are: TLS_AES_256_GCM_SHA384, "),
+        ("ssl_options.ciphers.1 = ECDHE-RSA-AES256-GCM-SHA383", "'ECDHE-RSA-AES256-GCM-SHA383' is no cipher suite"),
+        ("ssl_options.verify = verify_peer", "needs the authorities to trust: tls.cacertfile"),
+        ("ssl_options.fail_if_no_peer_cert = true", "needs tls.verify = \"verify_peer\""),
+        ("ssl_options.crl_check = true", "needs lists of revoked certificates: tls.crlfiles"),
+        ("proxy_protocol = true", "needs the proxies' addresses, to believe nobody else: proxy_protocol_trusted"),
+    ];
+    for (line, what) in cases {
+        let mistakes = conf(line).mistakes();
+        assert!(mistakes.len() == 1 && mistakes[0].contains(what), "{line}: {mistakes:?}");
+    }
+    let trusted = |networks: &str| toml(&format!("proxy_protocol = true\nproxy_protocol_trusted = {networks}"));
+    let told =
+        "leveret.toml:2: proxy_protocol_trusted: '10.0.0.1/8' is not an address or a network such as \"10.0.0.0/8\"";
+    assert_eq!(trusted(r#"["10.0.0.1/8"]"#).mistakes()[0], told);
+    let proxies = trusted(r#"["10.0.0.0/8", "::1"]"#).config().proxies.unwrap();
+    assert_eq!(texts(&proxies), ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(toml(r#"proxy_protocol_trusted = ["::1"]"#).config().proxies, None);
 }
 
 #[test]
@@ -455,7 +512,7 @@ fn every_setting_can_be_written_in_every_source() {
         };
         // A section's key in TOML, and as text for the other sources.
         toml(&format!("{} = {written}", setting.key)).config();
-        let text = written.trim_matches(['[', ']', '"']).to_owned();
+        let text = written.trim_matches(['[', ']', '"']).replace("\", \"", ",");
         given(&[]).variable(&setting.variable(), &text).config();
         if setting.flag().is_some() && !text.is_empty() {
             given(&[]).flag(setting.key, &text).config();
@@ -464,6 +521,8 @@ fn every_setting_can_be_written_in_every_source() {
             let text = match (*key, text.as_str()) {
                 (key, _) if key.contains("users.") || key.contains("tags.") => "true",
                 ("management.tcp.ip" | "prometheus.tcp.ip", _) => "127.0.0.1",
+                ("ssl_options.versions.*", _) => "tlsv1.2",
+                ("ssl_options.ciphers.*", _) => "ECDHE-RSA-AES256-GCM-SHA384",
                 ("listeners.ssl.*", _) => "5671\nssl_options.certfile = x\nssl_options.keyfile = x",
                 (_, "") => "x",
                 (_, text) => text,

@@ -2,19 +2,20 @@
 
 mod confine;
 
-use crate::admission::{self, Door, Guest};
+use crate::admission::{self, Door};
 use crate::broker::{Broker, StartError};
 use crate::config::{Config, EXIT_CONFIG};
 use crate::definitions::{self, Document};
 use crate::store::OpenError;
-use crate::transport::Entrance;
-use crate::transport::tls::{Acceptor, Mistake, Refused};
+use crate::transport::tls::{Acceptor, Mistake};
+use crate::transport::{Entrance, Refused};
 use crate::written::{Place, Remark, Remarks};
+use parking_lot::Mutex;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What the process ends with, as RabbitMQ's tools and sysexits.h have it.
@@ -188,9 +189,11 @@ async fn serve(config: Arc<Config>) -> ExitCode {
 
 /// Where AMQP is spoken, and how.
 fn entrances(config: &Config) -> Result<Vec<(SocketAddr, Entrance)>, Mistake> {
-    let mut entrances: Vec<_> = config.amqp_listeners.iter().map(|&address| (address, Entrance::default())).collect();
+    let proxies = config.proxies.clone().map(Into::into);
+    let plain = Entrance { tls: None, proxies, timeout: config.handshake_timeout };
+    let mut entrances: Vec<_> = config.amqp_listeners.iter().map(|&address| (address, plain.clone())).collect();
     if !config.amqps_listeners.is_empty() {
-        let entrance = Entrance { tls: Some(Acceptor::open(&config.tls)?) };
+        let entrance = Entrance { tls: Some(Acceptor::open(&config.tls)?), ..plain };
         entrances.extend(config.amqps_listeners.iter().map(|&address| (address, entrance.clone())));
     }
     Ok(entrances)
@@ -256,13 +259,27 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
 }
 
 async fn accept(listener: TcpListener, entrance: Entrance, broker: Arc<Broker>, door: Arc<Door>) {
-    let mut turned_away = TurnedAway::default();
+    let turned_away = Arc::new(TurnedAway::default());
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => match door.admit(peer.ip(), peer.ip().to_canonical().is_loopback()) {
+            // A proxy's address stands for many clients.
+            Ok((stream, peer)) => match door.admit(peer.ip(), is_loopback(peer) || entrance.is_proxy(peer.ip())) {
                 Ok(guest) => {
                     // The connection waits for its own end; the broker counts it.
-                    tokio::spawn(welcome(Arc::clone(&broker), entrance.clone(), stream, peer, guest));
+                    let (broker, entrance, turned_away) =
+                        (Arc::clone(&broker), entrance.clone(), Arc::clone(&turned_away));
+                    tokio::spawn(async move {
+                        let entered = tokio::select! {
+                            entered = entrance.enter(stream, peer) => entered,
+                            () = guest.gives_way() => Err(Refused::Gone),
+                        };
+                        match entered {
+                            Ok(client) => crate::connection::serve(broker, client, guest).await,
+                            // Port scanners and health checks come and go like this.
+                            Err(Refused::Gone) => tracing::debug!("connection from {peer} ended before it began"),
+                            Err(refused) => turned_away.tell(peer, refused, Instant::now()),
+                        }
+                    });
                 }
                 Err(refusal) => {
                     drop(stream);
@@ -278,33 +295,28 @@ async fn accept(listener: TcpListener, entrance: Entrance, broker: Arc<Broker>, 
     }
 }
 
-async fn welcome(broker: Arc<Broker>, entrance: Entrance, stream: TcpStream, peer: SocketAddr, guest: Guest) {
-    let entered = tokio::select! {
-        entered = entrance.enter(stream, peer) => entered,
-        () = guest.gives_way() => Err(Refused::Gone),
-    };
-    match entered {
-        Ok(client) => crate::connection::serve(broker, client, guest).await,
-        // Port scanners and health checks come and go like this.
-        Err(Refused::Gone) => tracing::debug!("connection from {peer} ended before it began"),
-        Err(refused) => tracing::warn!("connection from {peer} refused: {refused}"),
-    }
+fn is_loopback(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
 }
 
 /// Those who were turned away: a flood of them must not become one of the log.
 #[derive(Debug, Default)]
-struct TurnedAway {
-    untold: u64,
+struct TurnedAway(Mutex<Untold>);
+
+#[derive(Debug, Default)]
+struct Untold {
+    count: u64,
     told: Option<Instant>,
 }
 
 impl TurnedAway {
-    fn tell(&mut self, peer: SocketAddr, refusal: admission::Refusal, now: Instant) {
-        self.untold += 1;
-        if self.told.is_none_or(|told| now.duration_since(told) >= TURNED_AWAY_INTERVAL) {
-            let untold = std::mem::take(&mut self.untold);
-            tracing::warn!("{untold} connections turned away since last told, the last from {peer}: {refusal}");
-            self.told = Some(now);
+    fn tell(&self, peer: SocketAddr, why: impl std::fmt::Display, now: Instant) {
+        let mut untold = self.0.lock();
+        untold.count += 1;
+        if untold.told.is_none_or(|told| now.duration_since(told) >= TURNED_AWAY_INTERVAL) {
+            let count = std::mem::take(&mut untold.count);
+            tracing::warn!("{count} connections turned away since last told, the last from {peer}: {why}");
+            untold.told = Some(now);
         }
     }
 }

@@ -1,33 +1,36 @@
 //! A client's socket as those above see it, plain or TLS: octets in, octets out, and who is at the other end.
 //!
 //! ```text
-//!   listener ──▶ Entrance::enter: TLS handshake ──▶ Client ─┬─ Reader   the connection's own task
-//!                                                       └─ Writer   whoever has something to send
+//!   listener ──▶ Entrance::enter ──▶ Client ─┬─ Reader   the connection's own task
+//!                PROXY header, TLS           └─ Writer   whoever has something to send
 //! ```
 //!
 //! Reading and writing never wait by themselves: `try_read` and `try_write` do what can be done at once, and `readable`
 //! and `writable` wait. So a delivery can be written by the task that dispatched it, over TLS as well.
 
+mod proxy;
 pub mod tls;
 
+use crate::config::Network;
+use proxy::Origin;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 /// A client that was let in.
 #[derive(Debug)]
 pub struct Client {
     pub reader: Reader,
     pub writer: Writer,
-    /// Who speaks; an IPv4 address as what it is, whatever the listener.
+    /// Who speaks, perhaps as a trusted proxy says; an IPv4 address as what it is, whatever the listener.
     pub peer: SocketAddr,
-    /// The address of ours that it speaks to.
+    /// The address that it spoke to: ours, or a trusted proxy's.
     pub local: SocketAddr,
     /// When its connection was accepted.
     pub accepted: Instant,
@@ -36,20 +39,76 @@ pub struct Client {
 }
 
 /// How clients come in by a listener.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Entrance {
     /// Speaks TLS.
     pub tls: Option<Arc<tls::Acceptor>>,
+    /// Who comes is a proxy, one of these, and says for whom.
+    pub proxies: Option<Arc<[Network]>>,
+    /// How long a proxy may take to say so.
+    pub timeout: Duration,
+}
+
+/// Why a client is not let in.
+#[derive(Debug)]
+pub enum Refused {
+    /// It went, or its socket failed.
+    Gone,
+    /// It took too long, for what is named.
+    Late(&'static str),
+    /// It is none of the proxies.
+    NoProxy,
+    /// It is, and does not say for whom it comes.
+    Proxy(&'static str),
+    /// It speaks something else than TLS, shows no good certificate, or wants what is not offered.
+    Handshake { text: String },
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gone => out.write_str("the client went away"),
+            Self::Late(what) => write!(out, "the {what} took too long"),
+            Self::NoProxy => out.write_str("it is none of the proxies of proxy_protocol_trusted"),
+            Self::Proxy(what) => write!(out, "its header of the PROXY protocol: {what}"),
+            Self::Handshake { text } => write!(out, "TLS handshake failed: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<io::Error> for Refused {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
 }
 
 impl Entrance {
+    /// Whether an address is one of the proxies: it then stands for many clients.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxies.as_ref().is_some_and(|proxies| proxies.iter().any(|network| network.contains(address)))
+    }
+
     /// Makes a client of a connection, or says why it is not let in.
-    pub async fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Result<Client, tls::Refused> {
+    pub async fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Result<Client, Refused> {
         let accepted = Instant::now();
         // A packet is sent when there is something to send.
         let _ = stream.set_nodelay(true);
         let local = stream.local_addr().unwrap_or(peer);
-        let [peer, local] = [peer, local].map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
+        let mut ends = [peer, local];
+        if self.proxies.is_some() {
+            if !self.is_proxy(peer.ip()) {
+                return Err(Refused::NoProxy);
+            }
+            let origin = tokio::time::timeout_at(accepted + self.timeout, Box::pin(proxy::read(&stream))).await;
+            if let Origin::Client { peer, local } =
+                origin.map_err(|_| Refused::Late("header of the PROXY protocol"))??
+            {
+                ends = [peer, local];
+            }
+        }
+        let [peer, local] = ends.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
         let (reader, writer, tls) = match &self.tls {
             None => {
                 let (reader, writer) = stream.into_split();

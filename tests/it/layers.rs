@@ -69,7 +69,11 @@ const TABLE: &[(&str, &[&str], &str)] = &[
         "declarations name exchange types; a declaration's answer waits for its commit; its egress writes sockets",
     ),
     // Below both doors.
-    ("transport", &["config", "telemetry"], "certificates and limits are settings"),
+    (
+        "transport",
+        &["config", "telemetry", "auth::Secret"],
+        "certificates and limits are settings; keys have passwords",
+    ),
     // The HTTP door.
     (
         "http",

@@ -24,6 +24,7 @@ mod life;
 mod paging;
 mod policies;
 mod privacy;
+mod proxy;
 mod rights;
 mod scripts;
 mod slow_reader;

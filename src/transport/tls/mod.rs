@@ -4,14 +4,17 @@
 
 mod certificates;
 mod session;
+mod verifier;
 
 pub use session::{Reader, Writer};
 
-use crate::config;
+use super::Refused;
+use crate::config::{self, TlsVersion};
 use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::server::NoServerSessionStorage;
+use rustls::{CipherSuite, ProtocolVersion, ServerConfig, ServerConnection, SupportedProtocolVersion};
 use session::Socket;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -49,37 +52,12 @@ impl std::error::Error for Mistake {}
 pub struct Facts {
     /// As RabbitMQ names it: `tlsv1.3`.
     pub protocol: &'static str,
+    /// The parts of the cipher suite, in RabbitMQ's words: `any`, `aes_256_gcm`, `aead`.
+    pub key_exchange: &'static str,
+    pub cipher: &'static str,
+    pub hash: &'static str,
     /// The client's certificate, DER. It was found trustworthy.
     pub certificate: Option<CertificateDer<'static>>,
-}
-
-/// Why a client is not let in.
-#[derive(Debug)]
-pub enum Refused {
-    /// It went, or its socket failed.
-    Gone,
-    /// It took too long.
-    Late,
-    /// It speaks something else, shows no good certificate, or wants what is not offered.
-    Handshake { text: String },
-}
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Gone => out.write_str("the client went away"),
-            Self::Late => out.write_str("the TLS handshake took too long"),
-            Self::Handshake { text } => write!(out, "TLS handshake failed: {text}"),
-        }
-    }
-}
-
-impl std::error::Error for Refused {}
-
-impl From<std::io::Error> for Refused {
-    fn from(_: std::io::Error) -> Self {
-        Self::Gone
-    }
 }
 
 impl Acceptor {
@@ -103,7 +81,9 @@ impl Acceptor {
     pub async fn accept(&self, stream: TcpStream) -> Result<(Reader, Writer, Facts), Refused> {
         let config = self.config.load_full();
         let mut tls = ServerConnection::new(config).map_err(|error| Refused::Handshake { text: error.to_string() })?;
-        tokio::time::timeout(self.timeout, self.shake_hands(&stream, &mut tls)).await.map_err(|_| Refused::Late)??;
+        tokio::time::timeout(self.timeout, self.shake_hands(&stream, &mut tls))
+            .await
+            .map_err(|_| Refused::Late("TLS handshake"))??;
         let facts = Facts::of(&tls);
         let (reader, writer) = session::split(stream, tls);
         Ok((reader, writer, facts))
@@ -158,11 +138,16 @@ fn hint(octets: &[u8]) -> &'static str {
 
 impl Facts {
     fn of(tls: &ServerConnection) -> Self {
+        let suite = tls.negotiated_cipher_suite();
+        let (key_exchange, cipher, hash) = suite.map(|suite| parts(suite.suite())).unwrap_or_default();
         Self {
             protocol: match tls.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "tlsv1.2",
                 _ => "tlsv1.3",
             },
+            key_exchange,
+            cipher,
+            hash,
             certificate: tls.peer_certificates().and_then(<[_]>::first).cloned(),
         }
     }
@@ -170,25 +155,88 @@ impl Facts {
 
 /// What handshakes go by.
 fn server_config(settings: &config::Tls) -> Result<ServerConfig, Mistake> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(provider(settings));
     let own = certificates::own(settings, &provider)?;
+    let versions: Vec<_> = settings.versions.iter().map(|version| version_of(*version)).collect();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| Mistake(error.to_string()))?;
+        .with_protocol_versions(&versions)
+        .map_err(|error| Mistake(format!("tls.versions and tls.ciphers do not fit together: {error}")))?;
     let builder = match settings.verify {
         config::Verify::None => builder.with_no_client_auth(),
-        config::Verify::Peer => {
-            let roots = Arc::new(certificates::authorities(settings)?);
-            let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            if !settings.fail_if_no_peer_cert {
-                verifier = verifier.allow_unauthenticated();
-            }
-            let verifier = verifier.build().map_err(|error| Mistake(format!("tls.cacertfile: {error}")))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        config::Verify::Peer => builder.with_client_cert_verifier(verifier::verifier(settings, provider)?),
     };
     let mut config = builder.with_cert_resolver(Arc::new(own));
+    config.ignore_client_order = settings.honor_cipher_order;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+/// What is computed with: all there is, or the cipher suites that were asked for.
+fn provider(settings: &config::Tls) -> CryptoProvider {
+    let mut provider = rustls::crypto::ring::default_provider();
+    if !settings.ciphers.is_empty() {
+        let there = std::mem::take(&mut provider.cipher_suites);
+        let asked = |name: &&str| there.iter().find(|suite| suite.suite().as_str() == Some(name)).copied();
+        provider.cipher_suites = settings.ciphers.iter().filter_map(asked).collect();
+    }
+    provider
+}
+
+fn version_of(version: TlsVersion) -> &'static SupportedProtocolVersion {
+    match version {
+        TlsVersion::V1_2 => &rustls::version::TLS12,
+        TlsVersion::V1_3 => &rustls::version::TLS13,
+    }
+}
+
+/// RabbitMQ's names for the parts of a cipher suite: how keys are exchanged, what is enciphered with, what is hashed
+/// with. With TLS 1.3 a suite says nothing of the first.
+fn parts(suite: CipherSuite) -> (&'static str, &'static str, &'static str) {
+    use CipherSuite as S;
+    let exchange = match suite {
+        S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ecdhe_ecdsa",
+        S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        | S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+        | S::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ecdhe_rsa",
+        _ => "any",
+    };
+    let cipher = match suite {
+        S::TLS13_AES_128_GCM_SHA256
+        | S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "aes_128_gcm",
+        S::TLS13_AES_256_GCM_SHA384
+        | S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "aes_256_gcm",
+        _ => "chacha20_poly1305",
+    };
+    (exchange, cipher, "aead")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_suite_of_rustls_has_a_name_to_be_asked_for_by() {
+        for suite in rustls::crypto::ring::ALL_CIPHER_SUITES {
+            let name = suite.suite().as_str().unwrap();
+            assert_eq!(config::cipher(name), config::Cipher::Offered(name));
+        }
+    }
+
+    #[test]
+    fn suites_fall_into_rabbitmqs_parts() {
+        assert_eq!(parts(CipherSuite::TLS13_AES_256_GCM_SHA384), ("any", "aes_256_gcm", "aead"));
+        let suite = CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256;
+        assert_eq!(parts(suite), ("ecdhe_rsa", "chacha20_poly1305", "aead"));
+        for suite in rustls::crypto::ring::ALL_CIPHER_SUITES {
+            let (exchange, cipher, _) = parts(suite.suite());
+            let name = suite.suite().as_str().unwrap().to_lowercase();
+            assert!(name.contains(cipher), "{name}");
+            assert!(exchange == "any" || name.contains(exchange), "{name}");
+        }
+    }
 }

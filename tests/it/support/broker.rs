@@ -46,11 +46,7 @@ impl Broker {
 
     /// With a file of settings, for those that are no flags.
     pub fn with_config(toml: &str) -> Self {
-        let folder = Arc::new(TempDir::new().unwrap());
-        let file = folder.path().join("leveret.toml");
-        std::fs::write(&file, toml).unwrap();
-        let flags = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
-        Self::on(folder, flags, 0).unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
+        Self::try_with_config(toml).unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
     }
 
     /// With a limit of open files.
@@ -63,6 +59,20 @@ impl Broker {
         limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Self::listening(limited.spawn().unwrap(), folder, Vec::new());
         started.unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
+    }
+
+    /// The same, if it starts.
+    pub fn try_with(flags: &[String]) -> Result<Self, Refused> {
+        Self::on(Arc::new(TempDir::new().unwrap()), flags.to_vec(), 0)
+    }
+
+    /// With a file of settings, if it starts.
+    pub fn try_with_config(toml: &str) -> Result<Self, Refused> {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let file = folder.path().join("leveret.toml");
+        std::fs::write(&file, toml).unwrap();
+        let flags = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
+        Self::on(folder, flags, 0)
     }
 
     fn on(folder: Arc<TempDir>, flags: Vec<String>, port: u16) -> Result<Self, Refused> {

@@ -2,12 +2,12 @@
 
 use super::{Broker, Peer};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Somebody who vouches for others.
@@ -48,6 +48,25 @@ impl Authority {
     /// A certificate for a client with this common name.
     pub fn client(&self, name: &str) -> Issued {
         self.issue(client(name))
+    }
+
+    /// A list of one revoked certificate, PEM.
+    pub fn revokes(&self, serial_number: u64) -> String {
+        let revoked = RevokedCertParams {
+            serial_number: serial_number.into(),
+            revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(2099, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     pub fn issue(&self, params: CertificateParams) -> Issued {
@@ -182,4 +201,9 @@ pub fn peer(broker: &Broker, settings: ClientConfig) -> std::io::Result<Peer> {
     let mut peer = Peer::silent_at(([127, 0, 0, 1], broker.tls_port()).into());
     peer.start_tls(session(settings, "localhost"))?;
     Ok(peer)
+}
+
+/// The name of a file as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
 }
