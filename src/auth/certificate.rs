@@ -50,9 +50,24 @@ const ATTRIBUTES: [(&str, &str); 16] = [
     ("0.9.2342.19200300.100.1.1", "UID"),
 ];
 
+/// A certificate as RabbitMQ shows it to people; a part that can't be read is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// As the subject, the whole name.
+    pub issuer: String,
+    /// Hexadecimal.
+    pub serial_number: String,
+    pub subject: String,
+    /// `2026-11-25T05:31:44Z - 2027-11-25T05:31:44Z`.
+    pub validity: String,
+}
+
 /// What is of interest in a certificate (RFC 5280, 4.1).
 #[derive(Debug)]
 pub struct Certificate<'a> {
+    serial: Value<'a>,
+    issuer: Value<'a>,
+    validity: Value<'a>,
     subject: Value<'a>,
     /// The public key in its envelope.
     pub key: Value<'a>,
@@ -64,20 +79,27 @@ impl<'a> Certificate<'a> {
     pub fn read(octets: &'a [u8]) -> Option<Self> {
         let mut fields = Values::of(octets).next_of(der::SEQUENCE)?.values().next_of(der::SEQUENCE)?.values();
         let _version = fields.next_of(der::context(0, true));
-        let _serial = fields.next_of(der::INTEGER)?;
+        let serial = fields.next_of(der::INTEGER)?;
         let _signature = fields.next_of(der::SEQUENCE)?;
-        let _issuer = fields.next_of(der::SEQUENCE)?;
-        let _validity = fields.next_of(der::SEQUENCE)?;
+        let issuer = fields.next_of(der::SEQUENCE)?;
+        let validity = fields.next_of(der::SEQUENCE)?;
         let (subject, key) = (fields.next_of(der::SEQUENCE)?, fields.next_of(der::SEQUENCE)?);
         let extensions = fields.find(|value| value.tag == der::context(3, true));
         let extensions = extensions.and_then(|value| value.values().next_of(der::SEQUENCE));
-        Some(Self { subject, key, extensions: extensions.map_or(Values::of(&[]), Value::values) })
+        Some(Self {
+            serial,
+            issuer,
+            validity,
+            subject,
+            key,
+            extensions: extensions.map_or(Values::of(&[]), Value::values),
+        })
     }
 
     /// The user's name in it. `None` if it has none there, or none that can be read.
     pub fn user(&self, from: LoginFrom) -> Option<String> {
         let name = match from {
-            LoginFrom::DistinguishedName => self.distinguished_name()?,
+            LoginFrom::DistinguishedName => distinguished_name(self.subject)?,
             LoginFrom::CommonName => {
                 let parts = self.subject.values().flat_map(Value::values).map(attribute).collect::<Option<Vec<_>>>()?;
                 let names = parts.into_iter().filter(|(id, _)| id == COMMON_NAME);
@@ -92,15 +114,17 @@ impl<'a> Certificate<'a> {
         (!name.is_empty()).then_some(name)
     }
 
-    /// The subject as RFC 4514 writes it: the last part first.
-    fn distinguished_name(&self) -> Option<String> {
-        let mut parts = Vec::new();
-        for part in self.subject.values() {
-            let attributes = part.values().map(attribute).collect::<Option<Vec<_>>>()?;
-            parts.push(attributes.iter().map(|(id, value)| shown(id, *value)).collect::<Vec<_>>().join("+"));
+    /// What people are shown of it.
+    pub fn shown(&self) -> Shown {
+        let serial: String = self.serial.contents.iter().map(|octet| format!("{octet:02X}")).collect();
+        let mut validity = self.validity.values().map(|time| moment(time).unwrap_or_default());
+        let (begin, end) = (validity.next().unwrap_or_default(), validity.next().unwrap_or_default());
+        Shown {
+            issuer: distinguished_name(self.issuer).unwrap_or_default(),
+            serial_number: serial.trim_start_matches('0').to_owned(),
+            subject: distinguished_name(self.subject).unwrap_or_default(),
+            validity: format!("{begin} - {end}"),
         }
-        parts.reverse();
-        Some(parts.join(","))
     }
 
     fn alternative_names(&self) -> Option<Values<'a>> {
@@ -138,6 +162,36 @@ impl NameType {
             }
         }
     }
+}
+
+/// A name as RFC 4514 writes it: the last part first.
+fn distinguished_name(name: Value<'_>) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in name.values() {
+        let attributes = part.values().map(attribute).collect::<Option<Vec<_>>>()?;
+        parts.push(attributes.iter().map(|(id, value)| shown(id, *value)).collect::<Vec<_>>().join("+"));
+    }
+    parts.reverse();
+    Some(parts.join(","))
+}
+
+/// A moment as ISO 8601 writes it. Two digits of a year stand for 1950 to 2049.
+fn moment(time: Value<'_>) -> Option<String> {
+    const UTC_TIME: u8 = 0x17;
+    const GENERALIZED_TIME: u8 = 0x18;
+    let digits = std::str::from_utf8(time.contents).ok()?.strip_suffix('Z')?;
+    if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let century = match (time.tag, digits.len()) {
+        (UTC_TIME, 12) if *digits < *"5" => "20",
+        (UTC_TIME, 12) => "19",
+        (GENERALIZED_TIME, 14) => "",
+        _ => return None,
+    };
+    let whole = format!("{century}{digits}");
+    let part = |range| whole.get(range).unwrap_or_default();
+    Some(format!("{}-{}-{}T{}:{}:{}Z", part(0..4), part(4..6), part(6..8), part(8..10), part(10..12), part(12..14)))
 }
 
 /// The kind of an attribute, and its value.
@@ -222,6 +276,24 @@ mod tests {
 
     fn subject(subject: Vec<(DnType, DnValue)>) -> Option<String> {
         user(&certificate(subject, Vec::new()), LoginFrom::DistinguishedName)
+    }
+
+    #[test]
+    fn people_are_shown_names_number_and_times() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "Häsen, Inc");
+        params.distinguished_name.push(DnType::CommonName, "client");
+        params.serial_number = Some(0x0A_BC_u64.into());
+        params.not_before = rcgen::date_time_ymd(1999, 12, 31);
+        params.not_after = rcgen::date_time_ymd(2050, 1, 2);
+        let key = KeyPair::generate().unwrap();
+        let der = params.self_signed(&key).unwrap();
+        let shown = Certificate::read(der.der()).unwrap().shown();
+        assert_eq!(shown.subject, "CN=client,O=H\\C3\\A4sen\\, Inc");
+        assert_eq!(shown.issuer, shown.subject);
+        assert_eq!(shown.serial_number, "ABC");
+        assert_eq!(shown.validity, "1999-12-31T00:00:00Z - 2050-01-02T00:00:00Z");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::amqp::Table;
 use crate::vhost::Vhost;
+use crate::vhost::events::Tls;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -26,6 +27,8 @@ pub struct Registered {
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub connected_at_ms: u64,
+    /// `None` if it is plain.
+    pub tls: Option<Tls>,
     /// Wakes the connection's task to see what it is asked, and whether it may publish.
     pub asked: Notify,
     asks: Mutex<Asks>,
@@ -130,7 +133,13 @@ fn reached(limit: Option<u32>, count: usize) -> Option<u32> {
 
 impl Connections {
     /// Counts a connection in that has only just come.
-    pub fn register(&self, peer: SocketAddr, local: SocketAddr, connected_at_ms: u64) -> Arc<Registered> {
+    pub fn register(
+        &self,
+        peer: SocketAddr,
+        local: SocketAddr,
+        connected_at_ms: u64,
+        tls: Option<Tls>,
+    ) -> Arc<Registered> {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let registered = Arc::new(Registered {
             id,
@@ -138,6 +147,7 @@ impl Connections {
             peer,
             local,
             connected_at_ms,
+            tls,
             asked: Notify::new(),
             asks: Mutex::default(),
             opened: OnceLock::new(),

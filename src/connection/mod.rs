@@ -23,6 +23,7 @@ use crate::amqp::method::{self, Id, Method, PUBLISH, Undecodable};
 use crate::amqp::properties::ContentHeader;
 use crate::amqp::{BASIC, ReplyCode, Table, short};
 use crate::auth::User;
+use crate::auth::certificate::Certificate;
 use crate::broker::Broker;
 use crate::broker::alarms::Active;
 use crate::broker::connections::{Asks, Registered};
@@ -30,6 +31,7 @@ use crate::channel::consume::Outcome;
 use crate::channel::egress::Egress;
 use crate::channel::{Channel, Context, Fault, write_close};
 use crate::queue::consumer::Outlet;
+use crate::transport::tls::Facts;
 use crate::transport::{Client, Reader};
 use crate::vhost::{Vhost, events};
 use amq_protocol::protocol::{AMQPClass, channel, connection};
@@ -164,9 +166,9 @@ type Outcomes<T> = Result<T, End>;
 
 /// Serves a client until it goes.
 pub async fn serve(broker: Arc<Broker>, client: Client, guest: Guest) {
-    let Client { reader: socket, writer, peer, local, accepted, .. } = client;
+    let Client { reader: socket, writer, peer, local, accepted, tls } = client;
     let egress = Egress::new(writer, broker.config.initial_frame_max);
-    let registered = broker.connections.register(peer, local, broker.now_ms());
+    let registered = broker.connections.register(peer, local, broker.now_ms(), tls.as_deref().map(shown));
     let mut connection = Connection {
         client_properties: Table::default(),
         mechanism: "",
@@ -198,6 +200,7 @@ impl Connection {
             local: self.registered.local,
             mechanism: self.mechanism,
             client_properties: &self.client_properties,
+            tls: self.registered.tls.as_ref(),
         }
     }
 
@@ -676,6 +679,18 @@ async fn over(pause: Option<&Pause>) {
     match pause {
         Some(pause) => pause.over().await,
         None => std::future::pending().await,
+    }
+}
+
+/// What was agreed on and shown, as people and events see it.
+fn shown(facts: &Facts) -> events::Tls {
+    let certificate = facts.certificate.as_deref().and_then(Certificate::read);
+    events::Tls {
+        protocol: facts.protocol,
+        key_exchange: facts.key_exchange,
+        cipher: facts.cipher,
+        hash: facts.hash,
+        certificate: certificate.map(|certificate| certificate.shown()),
     }
 }
 

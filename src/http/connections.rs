@@ -110,7 +110,19 @@ fn shown(connection: &Registered, opened: &Opened, request: &Request) -> Map<Str
     set("peer_port", connection.peer.port().into());
     set("port", connection.local.port().into());
     set("protocol", "AMQP 0-9-1".into());
-    set("ssl", false.into());
+    set("ssl", connection.tls.is_some().into());
+    if let Some(tls) = &connection.tls {
+        set("ssl_cipher", tls.cipher.into());
+        set("ssl_hash", tls.hash.into());
+        set("ssl_key_exchange", tls.key_exchange.into());
+        set("ssl_protocol", tls.protocol.into());
+        if let Some(certificate) = &tls.certificate {
+            set("peer_cert_issuer", certificate.issuer.as_str().into());
+            set("peer_cert_serial_number", certificate.serial_number.as_str().into());
+            set("peer_cert_subject", certificate.subject.as_str().into());
+            set("peer_cert_validity", certificate.validity.as_str().into());
+        }
+    }
     set("state", "running".into());
     set("timeout", opened.heartbeat_s.into());
     set("type", "network".into());

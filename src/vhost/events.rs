@@ -18,6 +18,7 @@ use crate::amqp::properties;
 use crate::amqp::table::{Fields, Writer};
 use crate::amqp::term::{field_terms, json_term};
 use crate::auth::UserLimits;
+use crate::auth::certificate::Shown;
 use crate::clock::Clock;
 use crate::exchange::{Binding, Declared, Destination};
 use crate::policy::{Kind, Policy};
@@ -76,6 +77,21 @@ pub struct Connection<'a> {
     /// The mechanism it logged in with.
     pub mechanism: &'a str,
     pub client_properties: &'a Table,
+    pub tls: Option<&'a Tls>,
+}
+
+/// What a connection over TLS agreed on, in RabbitMQ's words, and what its client showed.
+#[derive(Debug)]
+pub struct Tls {
+    /// `tlsv1.3`.
+    pub protocol: &'static str,
+    /// `any`, or `ecdhe_rsa`.
+    pub key_exchange: &'static str,
+    /// `aes_256_gcm`.
+    pub cipher: &'static str,
+    /// `aead`.
+    pub hash: &'static str,
+    pub certificate: Option<Shown>,
 }
 
 /// What is known of a connection once it is open.
@@ -193,18 +209,15 @@ impl Events {
             text(fields, "type", "network");
             number(fields, "port", connection.local.port());
             text(fields, "auth_mechanism", connection.mechanism);
-            for name in [
-                "peer_cert_issuer",
-                "peer_cert_serial_number",
-                "peer_cert_subject",
-                "peer_cert_validity",
-                "ssl_cipher",
-                "ssl_hash",
-                "ssl_key_exchange",
-                "ssl_protocol",
-            ] {
-                text(fields, name, "");
+            let tls = connection.tls;
+            match tls.and_then(|tls| tls.certificate.as_ref()) {
+                Some(shown) => certificate(fields, shown),
+                None => certificate(fields, &Shown::default()),
             }
+            text(fields, "ssl_cipher", tls.map_or("", |tls| tls.cipher));
+            text(fields, "ssl_hash", tls.map_or("", |tls| tls.hash));
+            text(fields, "ssl_key_exchange", tls.map_or("", |tls| tls.key_exchange));
+            text(fields, "ssl_protocol", tls.map_or("", |tls| tls.protocol));
             text(fields, "user", opened.user);
             text(fields, "vhost", opened.vhost);
             number(fields, "timeout", opened.heartbeat_s);
@@ -644,6 +657,20 @@ fn authentication(fields: &mut Writer, connection: &Connection<'_>) {
     text(fields, "connection_type", "network");
     text(fields, "connection_name", connection.name);
     text(fields, "auth_mechanism", connection.mechanism);
+    if let Some(tls) = connection.tls {
+        if let Some(shown) = &tls.certificate {
+            certificate(fields, shown);
+        }
+        text(fields, "ssl_cipher", tls.cipher);
+        text(fields, "ssl_protocol", tls.protocol);
+    }
+}
+
+fn certificate(fields: &mut Writer, shown: &Shown) {
+    text(fields, "peer_cert_issuer", &shown.issuer);
+    text(fields, "peer_cert_serial_number", &shown.serial_number);
+    text(fields, "peer_cert_subject", &shown.subject);
+    text(fields, "peer_cert_validity", &shown.validity);
 }
 
 fn addresses(fields: &mut Writer, connection: &Connection<'_>) {
@@ -651,7 +678,7 @@ fn addresses(fields: &mut Writer, connection: &Connection<'_>) {
     text(fields, "peer_host", &address(connection.peer.ip()));
     number(fields, "peer_port", connection.peer.port());
     text(fields, "protocol", "{0,9,1}");
-    flag(fields, "ssl", false);
+    flag(fields, "ssl", connection.tls.is_some());
 }
 
 /// An address as Erlang has it: a tuple of numbers.

@@ -1,7 +1,7 @@
 //! AMQP over TLS: who is let in, and that it is AMQP all the same.
 
 use super::support::peer::{PERSISTENT, PLAIN};
-use super::support::tls::{Authority, Files, Issued, client, peer, settings, settings_of};
+use super::support::tls::{Authority, Files, Issued, client, peer, session, settings, settings_of, text};
 use super::support::{Broker, Declare, Peer, eventually};
 use rustls::ClientConfig;
 use std::time::{Duration, Instant};
@@ -133,10 +133,165 @@ fn who_speaks_something_else_to_the_tls_port_is_told_of_in_one_line() {
         (leveret::amqp::PROTOCOL_HEADER, "this is AMQP without TLS"),
     ];
     for (said, hint) in cases {
-        let mut peer = Peer::silent_at(([127, 0, 0, 1], broker.tls_port()).into());
-        peer.octets(said);
-        peer.rest();
-        eventually(hint, || broker.log().iter().find(|line| line.contains(hint)).cloned());
+        // Of those who are turned away one a second is told of.
+        eventually(hint, || {
+            let mut peer = Peer::silent_at(([127, 0, 0, 1], broker.tls_port()).into());
+            peer.octets(said);
+            peer.rest();
+            broker.log().iter().find(|line| line.contains(hint)).cloned()
+        });
     }
     assert!(lets_in(&broker, settings(&authority, None)));
+}
+
+#[test]
+fn the_certificate_is_that_of_the_host_that_is_asked_for() {
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    let meadow = authority.server(&["meadow.example", "*.burrow.example"]);
+    let more = files.write("meadow.pem", &(meadow.pem() + &meadow.key.serialize_pem()));
+    let broker = files.broker(&["--tls-more-certfiles", text(&more)]);
+    let shown = |host: &str| {
+        let mut peer = Peer::silent_at(([127, 0, 0, 1], broker.tls_port()).into());
+        peer.start_tls(session(settings(&authority, None), host))
+            .map(|()| peer.tls().peer_certificates().unwrap()[0].clone())
+    };
+    assert_eq!(shown("meadow.example").unwrap(), meadow.chain[0]);
+    assert_eq!(shown("a.burrow.example").unwrap(), meadow.chain[0]);
+    assert_ne!(shown("localhost").unwrap(), meadow.chain[0]);
+    // The default, which this client does not take for the host that it wants.
+    assert!(shown("a.b.burrow.example").is_err() && shown("elsewhere.example").is_err());
+}
+
+#[test]
+fn versions_and_cipher_suites_are_those_of_the_settings() {
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    let suites = "ECDHE-ECDSA-AES128-GCM-SHA256,ECDHE-ECDSA-AES256-GCM-SHA384";
+    let ciphers = format!("--tls-ciphers={suites}");
+    let broker = files.broker(&["--tls-versions=tlsv1.2", &ciphers, "--tls-honor-cipher-order=true"]);
+    let peer = peer(&broker, settings(&authority, None)).unwrap();
+    assert_eq!(peer.tls().protocol_version(), Some(rustls::ProtocolVersion::TLSv1_2));
+    // The client would rather have the other.
+    let agreed = peer.tls().negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(agreed, rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
+    assert!(!lets_in(&broker, settings_of(&authority, None, &[&rustls::version::TLS13])));
+}
+
+#[test]
+fn a_key_may_have_a_password() {
+    // openssl req -x509 -newkey ed25519 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost -days 36500, and
+    // openssl pkcs8 -topk8 -passout pass:carrot
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    files.write("cert.pem", include_str!("support/ed25519.pem"));
+    files.write("key.pem", include_str!("support/ed25519-carrot.pem"));
+    let flags = files.flags();
+    let mut toml = String::new();
+    for flag in &flags {
+        let (key, value) = flag.trim_start_matches("--").split_once('=').unwrap();
+        let key = key.replacen("tls-", "tls.", 1).replace('-', "_");
+        toml.push_str(&format!("{key} = \"{value}\"\n"));
+    }
+    let broker = Broker::with_config(&format!("{toml}tls.password = \"carrot\"\n"));
+    broker.tls_port();
+    // Without it, or with another, there is no start.
+    for (password, what) in
+        [("", "the key is encrypted, and needs tls.password"), ("tls.password = \"leek\"", "does not open")]
+    {
+        let refused = Broker::try_with_config(&format!("{toml}{password}\n")).map(drop).unwrap_err();
+        assert_eq!(refused.exit_code, Some(78));
+        assert!(refused.text.contains(what), "{}", refused.text);
+    }
+}
+
+#[test]
+fn mistakes_in_files_stop_the_start_and_name_the_file() {
+    let authority = Authority::new("The Warren");
+    let server = authority.server(&["localhost"]);
+    let spoiled = |name: &str, content: &str, what: &str| {
+        let files = Files::new(&authority, &server);
+        files.write(name, content);
+        let flags = [files.flags(), vec!["--tls-verify=verify_peer".to_owned()]].concat();
+        let refused = Broker::try_with(&flags).map(drop).unwrap_err();
+        assert_eq!(refused.exit_code, Some(78));
+        assert!(refused.text.contains(name) && refused.text.contains(what), "{}", refused.text);
+    };
+    spoiled("ca.pem", "", "holds no certificate");
+    spoiled("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "invalid");
+    spoiled("cert.pem", "nothing", "holds no certificate");
+    spoiled("key.pem", "nothing", "no items found");
+    spoiled("key.pem", &authority.server(&["localhost"]).key.serialize_pem(), "KeyMismatch");
+    spoiled("key.pem", "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n", "openssl pkcs8 -topk8");
+}
+
+#[test]
+fn a_chain_has_no_more_authorities_than_it_may() {
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    let (first, second) = (authority.below("The Burrow"), authority.below("The Meadow").below("The Hedge"));
+    for (depth, in_between) in [("0", false), ("1", true)] {
+        let broker = files.broker(&["--tls-verify=verify_peer", "--tls-depth", depth]);
+        let shows = |shown: &Issued| lets_in(&broker, settings(&authority, Some(shown)));
+        assert!(shows(&authority.client("hare")));
+        assert_eq!(shows(&first.client("hare").through(&first)), in_between, "depth {depth}");
+        assert!(!shows(&second.client("hare").through(&second)), "depth {depth}");
+    }
+}
+
+#[test]
+fn a_revoked_certificate_is_none() {
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    let mut params = client("hare");
+    params.serial_number = Some(7.into());
+    let (gone, good) = (authority.issue(params), authority.client("hare"));
+    let list = files.write("crl.pem", &authority.revokes(7));
+    let other = files.write("other.pem", &Authority::new("The Burrow").revokes(7));
+    let broker = |list, check| {
+        files.broker(&["--tls-verify=verify_peer", "--tls-crlfiles", text(list), "--tls-crl-check", check])
+    };
+    for check in ["true", "peer", "best_effort"] {
+        let broker = broker(&list, check);
+        assert!(!lets_in(&broker, settings(&authority, Some(&gone))), "{check}");
+        assert!(lets_in(&broker, settings(&authority, Some(&good))), "{check}");
+    }
+    // Nobody's list knows of it.
+    assert!(!lets_in(&broker(&other, "true"), settings(&authority, Some(&good))));
+    assert!(lets_in(&broker(&other, "best_effort"), settings(&authority, Some(&good))));
+}
+
+#[test]
+fn events_tell_what_was_agreed_on_and_shown() {
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    let broker = files.broker(&["--tls-verify=verify_peer"]);
+    let mut listener = Peer::open(&broker);
+    listener.declare(1, Declare::transient("events"));
+    listener.bind(1, "events", "amq.rabbitmq.event", "connection.created");
+    let mut params = client("hare");
+    params.serial_number = Some(0xABC.into());
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 2), rcgen::date_time_ymd(2099, 3, 4));
+    let shown = authority.issue(params);
+    let _peer = peer(&broker, settings(&authority, Some(&shown))).unwrap().opened();
+    let event = eventually("an event", || listener.get(1, "events", true));
+    let header = |name: &str| {
+        let fields = leveret::amqp::properties::Properties::parse(&event.properties).unwrap();
+        let value = fields.headers.and_then(|headers| headers.get(name.as_bytes())).unwrap();
+        format!("{value:?}")
+    };
+    for (name, value) in [
+        ("peer_cert_subject", "O=Hares,CN=hare"),
+        ("peer_cert_issuer", "CN=The Warren"),
+        ("peer_cert_serial_number", "ABC"),
+        ("peer_cert_validity", "2020-01-02T00:00:00Z - 2099-03-04T00:00:00Z"),
+        ("ssl_protocol", "tlsv1.3"),
+        ("ssl_key_exchange", "any"),
+        ("ssl_cipher", "aes_256_gcm"),
+        ("ssl_hash", "aead"),
+    ] {
+        let octets = leveret::amqp::table::Field::LongStr(value.as_bytes());
+        assert_eq!(header(name), format!("{octets:?}"), "{name}");
+    }
+    assert_eq!(header("ssl"), "Bool(true)");
 }
