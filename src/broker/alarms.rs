@@ -4,8 +4,8 @@
 //! An alarm ends only a good deal on the safe side of its mark, so that publishers are not stopped and let go at every
 //! look. Connections ask [`Alarms::active`] whenever they have read something, and are woken when the answer changes.
 
-use super::readings::Disk;
 use crate::config::Watermark;
+use crate::store::Disk;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;

@@ -93,6 +93,7 @@ impl Broker {
             },
             write_buffer_bytes: bytes(config.store_write_buffer),
             backlog_bytes_max: bytes(config.unsynced_max),
+            ballast_bytes: config.disk_ballast,
         })?;
         let unreadable = |text: String| StartError::Definition { folder: config.data_dir.clone(), text };
         let next_queue = store.meta("next_queue").map_err(|error| unreadable(error.to_string()))?;
@@ -225,7 +226,7 @@ impl Broker {
         let reading = Reading {
             memory_total: self.config.total_memory.unwrap_or_else(readings::memory_total),
             memory_used: readings::memory_used(),
-            disk: readings::disk(&self.config.data_dir).ok(),
+            disk: store::disk(&self.config.data_dir).ok(),
         };
         let look = self.alarms.look(reading);
         for turned in &look.turned {
@@ -233,6 +234,9 @@ impl Broker {
         }
         if !look.turned.is_empty() {
             self.connections.each_open(|_| true, |one| one.asked.notify_one());
+        }
+        if let Some((Reading { disk: Some(disk), .. }, marks)) = self.alarms.last() {
+            self.house.store.balance(disk, marks.disk_free);
         }
         look.again
     }

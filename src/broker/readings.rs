@@ -1,6 +1,5 @@
-//! How much memory and disk there is, and how much of it is used: read from the system, never kept.
+//! How much memory there is, and how much of it is used: read from the system, never kept. The disk is the store's.
 
-use rustix::fs::statvfs;
 use std::path::{Path, PathBuf};
 
 /// Octets of the process that are in memory.
@@ -16,21 +15,6 @@ pub fn memory_total() -> u64 {
     let machine = (system.totalram as u64).saturating_mul(system.mem_unit.into());
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     memory_limit(&groups, Path::new("/sys/fs/cgroup")).map_or(machine, |limit| limit.min(machine))
-}
-
-/// The file system of a folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Disk {
-    /// Octets that may still be written.
-    pub free: u64,
-    /// Octets in all.
-    pub total: u64,
-}
-
-pub fn disk(folder: &Path) -> std::io::Result<Disk> {
-    let found = statvfs(folder)?;
-    let octets = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-    Ok(Disk { free: octets(found.f_bavail), total: octets(found.f_blocks) })
 }
 
 /// The least limit on memory of a process's control groups and of those around them, if there is any. `groups` is
@@ -108,11 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_memory_and_a_disk() {
+    fn this_process_has_memory() {
         let used = memory_used().unwrap();
         assert!(used > 1 << 20 && used < memory_total());
-        let disk = disk(Path::new("/")).unwrap();
-        assert!(disk.total > 0 && disk.free <= disk.total);
-        assert!(super::disk(Path::new("/does/not/exist")).is_err());
     }
 }

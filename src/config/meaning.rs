@@ -45,6 +45,8 @@ pub struct Config {
     pub total_memory: Option<u64>,
     /// With less free disk than this, publishers wait; `None` is what suits the disk.
     pub disk_free_limit: Option<Watermark>,
+    /// Bytes set aside for when the disk is full.
+    pub disk_ballast: u64,
     /// Threads that serve connections; `None` is one a processor.
     pub workers: Option<usize>,
     /// Whether a crash may leave an image of the process's memory, and panics are told in full.
@@ -272,6 +274,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
             Some(bytes) => Some(Watermark::Absolute(bytes)),
             None => meaning.given_share("disk_free_limit.relative").map(Watermark::Relative),
         },
+        disk_ballast: meaning.bytes("disk_ballast"),
         workers: meaning.number("workers"),
         core_dumps: meaning.boolean("core_dumps"),
 

@@ -409,6 +409,14 @@ pub static SETTINGS: &[Setting] = &[
         about: "the same as a multiple of the memory there is; a size counts instead if both are given",
     },
     Setting {
+        key: "disk_ballast",
+        kind: Kind::Bytes { min: 0, max: 1024 * GIB },
+        default: Default::Written(r#""64 MiB""#),
+        conf: &[],
+        variables: &[],
+        about: "set aside in a file that is deleted when the disk is full, so that queues can be drained; at most a sixteenth of the file system",
+    },
+    Setting {
         key: "workers",
         kind: Kind::Number { min: 1, max: 1024, nothing: Some("auto") },
         default: Default::Written(r#""auto""#),

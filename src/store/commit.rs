@@ -5,7 +5,7 @@ use super::{DEFINITIONS, Durability, MARKS, MESSAGES, META, SPILL, Store};
 use crate::message::Run;
 use rocksdb::{WriteBatch, WriteOptions};
 use rustc_hash::FxHashMap;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Something that has writes waiting: a queue.
@@ -35,6 +35,9 @@ pub(super) struct Pending {
     changes: Vec<Change>,
     done: oneshot::Sender<()>,
 }
+
+/// Between two looks for room on a full disk.
+const ROOM_LOOKS: Duration = Duration::from_millis(100);
 
 /// After so many deleted blocks of a queue the files that held nothing else are given back.
 const RECLAIM_BLOCKS: u32 = 64;
@@ -191,9 +194,6 @@ impl Store {
 
     /// One commit; says whether there was anything to do.
     fn commit(&self, reclaim: &mut Reclaim) -> bool {
-        if self.failed.load(Ordering::Acquire) {
-            return false;
-        }
         let mut batch = Batch {
             store: self,
             durable: WriteBatch::default(),
@@ -219,9 +219,12 @@ impl Store {
             }
         }
         let Batch { durable, spill, sync, .. } = batch;
-        if let Err(error) = self.write(durable, spill, sync) {
-            self.fail(&error);
+        if !self.await_room(durable.size_in_bytes() + spill.size_in_bytes()) {
+            // Nobody is told that it is safe.
             return false;
+        }
+        if let Err(error) = self.write(durable, spill, sync) {
+            fail(&error);
         }
         let more = !sources.is_empty() || !pending.is_empty();
         for source in sources {
@@ -250,18 +253,26 @@ impl Store {
         Ok(())
     }
 
-    /// A write or sync failed. It is not tried again: what the disk then holds is unknown, and a second sync may
-    /// succeed without the data. Nothing is confirmed from here on, and publishers wait.
-    fn fail(&self, error: &rocksdb::Error) {
-        let text = error.to_string();
-        tracing::error!(
-            error = text,
-            "the disk failed: nothing more is confirmed; make room or replace it, and restart"
-        );
-        let _ = self.failure.set(text);
-        self.failed.store(true, Ordering::Release);
-        self.backlog_bytes.store(usize::MAX / 2, Ordering::Release);
-        self.changes.lock().clear();
+    /// Waits until so many octets fit on the disk, with room for what RocksDB writes besides: what does not fit would end
+    /// it. False if the broker is told to stop meanwhile.
+    fn await_room(&self, bytes: usize) -> bool {
+        let mut is_told = false;
+        while !self.room.fits(bytes) {
+            if !is_told {
+                tracing::error!("the disk is full: nothing is stored or confirmed until there is room");
+                is_told = true;
+            }
+            let mut wake = self.wake.0.lock();
+            if wake.stop {
+                tracing::error!("stopped while the disk is full: what was not confirmed is not stored");
+                return false;
+            }
+            self.wake.1.wait_for(&mut wake, ROOM_LOOKS);
+        }
+        if is_told {
+            tracing::info!("there is room on the disk again");
+        }
+        true
     }
 
     /// Gives files back that hold nothing but what was deleted: RocksDB alone would keep them.
@@ -280,4 +291,15 @@ impl Store {
             false
         });
     }
+}
+
+/// A write or sync failed. It is not tried again: what the disk then holds is unknown, and a second sync may succeed
+/// without the data. The next start finds everything that was confirmed; going on would leave everybody waiting for ever.
+fn fail(error: &rocksdb::Error) -> ! {
+    let text = error.to_string();
+    tracing::error!(
+        error = text,
+        "the disk failed: the broker stops, nothing confirmed is lost; make room or replace the disk, and start again"
+    );
+    std::process::exit(super::EXIT_FAILED);
 }

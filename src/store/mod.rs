@@ -13,16 +13,18 @@ pub mod commit;
 pub mod keys;
 mod options;
 mod read;
+mod room;
 
 pub use commit::{Batch, Change, Committed, Source};
 pub use read::{Block, Recovered};
+pub use room::{Disk, disk};
 
 use crossbeam_queue::SegQueue;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use rocksdb::{ColumnFamily, DB};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 /// When a message counts as safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Options {
     pub write_buffer_bytes: usize,
     /// Octets of messages that may wait for the disk before their publishers wait too.
     pub backlog_bytes_max: usize,
+    /// Octets set aside in a file that is deleted when the disk is full; 0 for none.
+    pub ballast_bytes: u64,
 }
 
 /// Why a folder can't be opened. Each has an exit code of its own.
@@ -103,6 +107,7 @@ const META: &str = "meta";
 #[derive(Debug)]
 pub struct Store {
     db: DB,
+    room: room::Room,
     durability: Durability,
     backlog_bytes_max: usize,
     /// Octets of messages that wait to be written, of all queues together.
@@ -116,8 +121,6 @@ pub struct Store {
     /// Held for reading while one thing changes several sources that must reach the disk together.
     together: RwLock<()>,
     wake: (Mutex<Wake>, Condvar),
-    failed: AtomicBool,
-    failure: OnceLock<String>,
     loads: Mutex<Option<mpsc::Sender<read::Request>>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
@@ -137,10 +140,16 @@ impl std::fmt::Debug for dyn Source {
 impl Store {
     /// Opens or creates the folder and starts the two threads.
     pub fn open(options: &Options) -> Result<Arc<Self>, OpenError> {
+        let room = room::Room::new(&options.folder, options.ballast_bytes);
+        if exists(&options.folder) {
+            // Opening writes files.
+            room.fits(0);
+        }
         let db = options::open(options)?;
         let (loads, requests) = mpsc::channel();
         let store = Arc::new(Self {
             db,
+            room,
             durability: options.durability,
             backlog_bytes_max: options.backlog_bytes_max,
             backlog_bytes: AtomicUsize::new(0),
@@ -149,8 +158,6 @@ impl Store {
             changes: Mutex::new(Vec::new()),
             together: RwLock::new(()),
             wake: (Mutex::new(Wake::default()), Condvar::new()),
-            failed: AtomicBool::new(false),
-            failure: OnceLock::new(),
             loads: Mutex::new(Some(loads)),
             threads: Mutex::new(Vec::new()),
         });
@@ -175,9 +182,9 @@ impl Store {
         self.durability
     }
 
-    /// Why nothing can be written any more; `None` while all is well.
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.get().map(String::as_str)
+    /// Throws ballast off or takes it on again. `disk` is the folder's, and `wanted` octets of it are to be free.
+    pub fn balance(&self, disk: Disk, wanted: u64) {
+        self.room.balance(disk, wanted);
     }
 
     /// Notes that a source has something to write. It must see to it that it is noted only once until it is asked.
@@ -256,6 +263,8 @@ fn guarded(work: impl FnOnce()) {
 
 /// EX_SOFTWARE of sysexits.h.
 const EXIT_BROKEN: i32 = 70;
+/// EX_IOERR of sysexits.h.
+const EXIT_FAILED: i32 = 74;
 
 /// Whether a folder holds a broker's data.
 pub fn exists(folder: &Path) -> bool {

@@ -20,6 +20,7 @@ fn vhost() -> (TempDir, Arc<Vhost>) {
         durability: Durability::Memory,
         write_buffer_bytes: 1 << 20,
         backlog_bytes_max: 1 << 20,
+        ballast_bytes: 0,
     };
     let clock = Clock::start();
     let house = House {

@@ -1,6 +1,6 @@
 //! A broker process of one's own.
 
-use super::{PATIENCE, eventually};
+use super::{Group, PATIENCE, eventually};
 use parking_lot::Mutex;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -73,6 +73,18 @@ impl Broker {
         std::fs::write(&file, toml).unwrap();
         let flags = vec!["--config".to_owned(), file.to_str().unwrap().to_owned()];
         Self::on(folder, flags, 0)
+    }
+
+    /// In a control group.
+    pub fn in_group(group: &Group, flags: &[&str]) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let command = command(folder.path(), 0);
+        let mut inside = Command::new("sh");
+        inside.arg("-c").arg(format!("echo $$ >{} && exec \"$0\" \"$@\"", group.door().display()));
+        inside.arg(command.get_program()).args(command.get_args()).args(flags).env_clear().env("RUST_BACKTRACE", "1");
+        inside.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = Self::listening(inside.spawn().unwrap(), folder, Vec::new());
+        started.unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
     }
 
     fn on(folder: Arc<TempDir>, flags: Vec<String>, port: u16) -> Result<Self, Refused> {

@@ -2,6 +2,7 @@
 
 mod broker;
 mod disk;
+mod group;
 pub mod http;
 mod load;
 pub mod peer;
@@ -9,6 +10,7 @@ pub mod tls;
 
 pub use broker::Broker;
 pub use disk::SmallDisk;
+pub use group::Group;
 pub use http::Api;
 pub use load::Load;
 pub use peer::{Declare, Peer};
