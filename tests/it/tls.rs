@@ -2,7 +2,7 @@
 
 use super::support::peer::{PERSISTENT, PLAIN};
 use super::support::tls::{Authority, Files, Issued, client, peer, session, settings, settings_of, text};
-use super::support::{Broker, Declare, Peer, eventually};
+use super::support::{Broker, Declare, Peer, eventually, scale};
 use rustls::ClientConfig;
 use std::time::{Duration, Instant};
 
@@ -294,4 +294,46 @@ fn events_tell_what_was_agreed_on_and_shown() {
         assert_eq!(header(name), format!("{octets:?}"), "{name}");
     }
     assert_eq!(header("ssl"), "Bool(true)");
+}
+
+#[test]
+fn abrupt_ends_leave_nothing_behind_and_little_in_the_log() {
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    let broker = files.broker(&[]);
+    let address = ([127, 0, 0, 1], broker.tls_port()).into();
+    lets_in(&broker, settings(&authority, None));
+    let (files_before, lines_before) = (broker.open_files(), broker.log().len());
+    for round in 0..scale("LEVERET_ABRUPT_ENDS", 200) {
+        match round % 4 {
+            // Before, in the middle of, and after the handshake.
+            0 => drop(Peer::silent_at(address)),
+            1 => Peer::silent_at(address).octets(&[22, 3, 1, 2, 0, 1, 0]),
+            2 => peer(&broker, settings(&authority, None)).unwrap().vanish(),
+            _ => peer(&broker, settings(&authority, None)).unwrap().half_close(),
+        }
+    }
+    eventually("all sockets closed", || (broker.open_files() <= files_before + 1).then_some(()));
+    assert!(broker.log().len() < lines_before + 20, "{:?}", broker.log());
+}
+
+#[test]
+fn a_consumer_that_reads_slowly_gets_everything() {
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    let broker = files.broker(&[]);
+    let mut consumer = peer(&broker, settings(&authority, None)).unwrap().opened();
+    consumer.declare(1, Declare::transient("q"));
+    consumer.consume(1, "q", "c", true);
+    let mut publisher = Peer::open(&broker);
+    let body = vec![7; 1 << 20];
+    for _ in 0..24 {
+        publisher.publish(1, "q", PLAIN, &body);
+    }
+    // An answer comes when all of that has: far more than the sockets hold.
+    publisher.declare(1, Declare::transient("other"));
+    for _ in 0..24 {
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(consumer.expect_delivery().body == body);
+    }
 }
