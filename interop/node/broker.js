@@ -8,14 +8,19 @@ const path = require('node:path');
 const readline = require('node:readline');
 
 class Broker {
-  constructor() {
+  // `tls`: the folder of certificates for a second listener, where clients must show one.
+  constructor(tls = null) {
+    this.tlsPort = 0;
+    this.flags = tls === null ? [] : ['--amqps-port', '0', '--tls-certfile', `${tls}/server.pem`,
+      '--tls-keyfile', `${tls}/server.key`, '--tls-cacertfile', `${tls}/ca.pem`,
+      '--tls-verify', 'verify_peer', '--tls-fail-if-no-peer-cert', 'true'];
     this.folder = fs.mkdtempSync(path.join(os.tmpdir(), 'interop-'));
     this.port = 0;
   }
 
   start() {
     const flags = ['--data-dir', this.folder, '--bind', '127.0.0.1', '--amqp-port', `${this.port}`,
-      '--http-port', 'none', '--metrics-port', 'none'];
+      '--http-port', 'none', '--metrics-port', 'none', ...this.flags];
     this.process = spawn(process.env.LEVERET, flags, { stdio: ['ignore', 'pipe', 'inherit'] });
     this.ended = new Promise((resolve) => this.process.once('exit', resolve));
     return new Promise((resolve, reject) => {
@@ -24,6 +29,12 @@ class Broker {
         const found = /started TCP listener on 127\.0\.0\.1:(\d+)/.exec(line);
         if (found) {
           this.port = Number(found[1]);
+        }
+        const foundTls = /started TLS \(SSL\) listener on 127\.0\.0\.1:(\d+)/.exec(line);
+        if (foundTls) {
+          this.tlsPort = Number(foundTls[1]);
+        }
+        if (this.port && (this.tlsPort || this.flags.length === 0)) {
           resolve();
         }
       });

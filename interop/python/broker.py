@@ -12,20 +12,29 @@ import traceback
 
 
 class Broker:
-    def __init__(self):
+    def __init__(self, tls=None):
+        """`tls`: the folder of certificates for a second listener, where clients must show one."""
         self.folder = tempfile.mkdtemp()
         self.port = 0
+        self.tls_port = 0
+        self.flags = [] if tls is None else [
+            "--amqps-port", "0", "--tls-certfile", f"{tls}/server.pem", "--tls-keyfile", f"{tls}/server.key",
+            "--tls-cacertfile", f"{tls}/ca.pem", "--tls-verify", "verify_peer", "--tls-fail-if-no-peer-cert", "true"]
         self.start()
 
     def start(self):
         self.process = subprocess.Popen(
             [os.environ["LEVERET"], "--data-dir", self.folder, "--bind", "127.0.0.1", "--amqp-port", str(self.port),
-             "--http-port", "none", "--metrics-port", "none"],
+             "--http-port", "none", "--metrics-port", "none", *self.flags],
             stdout=subprocess.PIPE, text=True)
         for line in self.process.stdout:
             found = re.search(r"started TCP listener on 127\.0\.0\.1:(\d+)", line)
             if found:
                 self.port = int(found[1])
+            found = re.search(r"started TLS \(SSL\) listener on 127\.0\.0\.1:(\d+)", line)
+            if found:
+                self.tls_port = int(found[1])
+            if self.port and (self.tls_port or not self.flags):
                 break
         else:
             raise SystemExit("the broker did not start")
