@@ -30,10 +30,11 @@ impl Component {
         })
     }
 
-    /// Everything that is wrong with a value, in RabbitMQ's order. Policies are checked where they are made.
+    /// Everything that is wrong with a value, in RabbitMQ's order. What a policy says is checked where it is made.
     pub fn mistakes(self, name: &str, value: &Json) -> Vec<String> {
         match self {
-            Self::Policy | Self::OperatorPolicy => Vec::new(),
+            Self::Policy => Vec::new(),
+            Self::OperatorPolicy => check_fields(name, &POLICY, value),
             Self::VhostLimits => {
                 let keys = [optional("max-connections", Check::Integer), optional("max-queues", Check::Integer)];
                 check_fields(name, &keys, value)
@@ -66,6 +67,7 @@ struct Key {
 
 #[derive(Clone, Copy)]
 enum Check {
+    Anything,
     Text,
     /// A queue's name.
     Name,
@@ -96,6 +98,14 @@ const fn mandatory(name: &'static str, check: Check) -> Key {
 
 const ACK_MODES: Check = Check::OneOf(&["no-ack", "on-publish", "on-confirm"]);
 const PROTOCOLS: Check = Check::OneOf(&["amqp091", "amqp10", "local"]);
+
+/// What a policy has, and must have as a parameter.
+const POLICY: [Key; 4] = [
+    mandatory("priority", Check::Anything),
+    mandatory("pattern", Check::Anything),
+    optional("apply-to", Check::Anything),
+    mandatory("definition", Check::Anything),
+];
 
 /// What a federation's upstream and a member of a set of them have in common.
 const LINK: [Key; 14] = [
@@ -261,7 +271,10 @@ impl Check {
         let is_integer = value.is_i64() || value.is_u64();
         let wrong = |what: &str| Some(format!("{key} should be {what}, actually was {}", json_term(value)));
         match (self, value) {
-            (Self::Text, Json::String(_)) | (Self::Number, Json::Number(_)) | (Self::Boolean, Json::Bool(_)) => None,
+            (Self::Anything, _)
+            | (Self::Text, Json::String(_))
+            | (Self::Number, Json::Number(_))
+            | (Self::Boolean, Json::Bool(_)) => None,
             (Self::Integer, _) if is_integer => None,
             (Self::Name, Json::String(name)) if name.len() <= 255 => None,
             (Self::Name, Json::String(name)) => {
@@ -347,6 +360,15 @@ mod tests {
                 "max-connections should be a number, actually was <<\"x\">>",
             ],
         );
+    }
+
+    #[test]
+    fn an_operator_policy_is_whole() {
+        let whole = json!({"pattern": "", "definition": {}, "priority": 0});
+        check(Component::OperatorPolicy, whole, &[]);
+        let odd = json!({"pattern": "", "definition": {}, "bogus": 1});
+        let expected = ["Unrecognised terms [{<<\"bogus\">>,1}] in n", "Key \"priority\" not found in n"];
+        check(Component::OperatorPolicy, odd, &expected);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The global parameter that names the whole installation.
-const CLUSTER_NAME: &str = "cluster_name";
+pub const CLUSTER_NAME: &str = "cluster_name";
 
 /// What is kept here. Changed and noted for the store under the locks, so that changes reach the disk in their order.
 #[derive(Debug, Default)]

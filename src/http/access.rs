@@ -22,6 +22,8 @@ pub enum Role {
     Public,
     /// Whoever may use the API at all. What they see is the resource's business.
     Management,
+    /// The same to look, and administrators to change it.
+    Readable,
     /// Who may enter the virtual host that the path names.
     Vhost,
     /// The same; who monitors may look at all of them.
@@ -112,8 +114,10 @@ impl Role {
         // What is not there is the resource's to say.
         let vhost = names.find("vhost").filter(|vhost| broker.vhost(vhost).is_some());
         let may_enter = || vhost.is_none_or(|vhost| visitor.may_enter(broker, vhost));
+        let looks = matches!(*method, Method::GET | Method::HEAD);
         let may = match self {
             Self::Public | Self::Management => true,
+            Self::Readable => looks,
             Self::Vhost if may_enter() => true,
             Self::VhostVisible if visitor.is_monitor() || may_enter() => true,
             Self::Policymaker if visitor.is_policymaker() && may_enter() => true,
@@ -123,7 +127,6 @@ impl Role {
             Self::GlobalPolicymaker => visitor.is_policymaker(),
             Self::Monitoring => visitor.is_monitor(),
             Self::Owner(owner) => {
-                let looks = matches!(*method, Method::GET | Method::HEAD);
                 looks && visitor.is_monitor() || owner(broker, names).is_none_or(|owner| owner == visitor.name)
             }
             Self::Policymaker | Self::Administrator => false,
@@ -134,7 +137,7 @@ impl Role {
     /// What is said to who lacks it.
     fn missing(self) -> &'static str {
         match self {
-            Self::Administrator => "Not administrator user",
+            Self::Readable | Self::Administrator => "Not administrator user",
             Self::Monitoring => "Not monitor user",
             Self::Policymaker | Self::GlobalPolicymaker | Self::Owner(_) => "User not authorised to access object",
             Self::Public | Self::Management | Self::Vhost | Self::VhostVisible => {

@@ -5,7 +5,7 @@ use super::answer::{Answer, Failure};
 use super::listing::{list, object};
 use super::request::{Request, safe};
 use super::route::Route;
-use crate::broker::parameters::GlobalParameter;
+use crate::broker::parameters::{CLUSTER_NAME, GlobalParameter};
 use crate::vhost::records::ParameterRecord;
 use serde_json::{Map, Value as Json, json};
 
@@ -20,7 +20,7 @@ pub fn routes() -> Vec<Route> {
             .get(get_global)
             .put(put_global)
             .delete(delete_global),
-        Route::new("/cluster-name", Role::Management).get(cluster_name),
+        Route::new("/cluster-name", Role::Readable).get(cluster_name).put(put_cluster_name),
     ]
 }
 
@@ -96,6 +96,16 @@ async fn delete_global(request: Request) -> Result<Answer, Failure> {
 
 async fn cluster_name(request: Request) -> Result<Answer, Failure> {
     Ok(Answer::Json(json!({"name": request.broker.cluster_name()})))
+}
+
+async fn put_cluster_name(mut request: Request) -> Result<Answer, Failure> {
+    let ([name], _) = request.fields(["name"]).await?;
+    if !name.is_string() {
+        return Err(Failure::bad_request("name should be a string"));
+    }
+    let (_, committed) = request.broker.set_global_parameter(CLUSTER_NAME, name, &request.by());
+    safe(committed).await?;
+    Ok(Answer::Done)
 }
 
 fn shown(row: &ParameterRecord) -> Map<String, Json> {

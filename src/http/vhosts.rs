@@ -18,6 +18,7 @@ pub fn routes() -> Vec<Route> {
         Route::new("/vhosts/{vhost}/deletion/protection", Role::Administrator)
             .post(|request| protect(request, true))
             .delete(|request| protect(request, false)),
+        Route::new("/vhosts/{vhost}/start/{node}", Role::Administrator).post(start),
     ]
 }
 
@@ -108,6 +109,15 @@ async fn protect(request: Request, is_protected: bool) -> Result<Answer, Failure
     let (_, committed) = request.broker.put_vhost(name, metadata, &request.by())?;
     safe(committed).await?;
     Ok(Answer::Done)
+}
+
+/// A virtual host that is there has been started.
+async fn start(request: Request) -> Result<Answer, Failure> {
+    request.vhost_to_change()?;
+    match request.name("node") {
+        node if node == request.broker.events().node() => Ok(Answer::Done),
+        node => Err(Failure::bad_request(format!("Unknown node: {node}"))),
+    }
 }
 
 /// A virtual host as RabbitMQ lists it.

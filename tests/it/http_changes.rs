@@ -26,6 +26,8 @@ fn a_permission_that_is_taken_away_is_gone_for_who_is_connected() {
     let mut peer = Peer::open_as(&broker, "u", "/");
     peer.declare(1, Declare::durable("q"));
     peer.publish(1, "q", PLAIN, b"allowed");
+    // It has come when this is answered.
+    assert_eq!(peer.declare(1, Declare::durable("q")), (1, 0));
     let nothing = json!({"configure": "", "write": "", "read": ".*"});
     assert_eq!(api.put("/api/permissions/%2F/u", nothing).status, 204);
     peer.publish(1, "q", PLAIN, b"refused");

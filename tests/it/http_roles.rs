@@ -16,6 +16,7 @@ const MATRIX: &[(&str, &str, &str, [u16; 5])] = &[
     ("GET",    "/cluster-name",                         "-",  [401, 200, 200, 200, 200]),
     ("GET",    "/vhosts",                               "-",  [401, 200, 200, 200, 200]),
     ("GET",    "/connections",                          "-",  [401, 200, 200, 200, 200]),
+    ("PUT",    "/cluster-name",                         "{}", [401, 401, 401, 401, 400]),
     // Who may enter the virtual host.
     ("GET",    "/queues",                               "-",  [401, 200, 200, 200, 200]),
     ("GET",    "/queues/detailed",                      "-",  [401, 200, 200, 200, 200]),
@@ -118,6 +119,8 @@ const MATRIX: &[(&str, &str, &str, [u16; 5])] = &[
     ("DELETE", "/vhosts/nowhere",                       "-",  [401, 401, 401, 401, 404]),
     ("POST",   "/vhosts/nowhere/deletion/protection",   "-",  [401, 401, 401, 401, 404]),
     ("DELETE", "/vhosts/nowhere/deletion/protection",   "-",  [401, 401, 401, 401, 404]),
+    ("POST",   "/vhosts/v/start/nowhere",               "-",  [401, 401, 401, 401, 400]),
+    ("POST",   "/vhosts/nowhere/start/nowhere",         "-",  [401, 401, 401, 401, 404]),
     ("GET",    "/vhosts/v/permissions",                 "-",  [401, 401, 401, 401, 200]),
     ("GET",    "/vhosts/nowhere/permissions",           "-",  [401, 401, 401, 401, 404]),
     ("GET",    "/vhosts/v/topic-permissions",           "-",  [401, 401, 401, 401, 200]),
