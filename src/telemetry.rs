@@ -1,6 +1,7 @@
 //! Logs, on standard output: where RabbitMQ's image writes them, and where tools wait for lines of them.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value as Json};
@@ -14,15 +15,30 @@ use tracing_subscriber::util::TryInitError;
 
 use crate::config::{Log, LogFormat};
 
+/// Puts another filter in the place of the one that logs.
+type Refilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+static REFILTER: OnceLock<Refilter> = OnceLock::new();
+
 /// Starts to log, for the rest of the process. The error says that something else logs already.
 pub fn start_logging(log: &Log) -> Result<(), TryInitError> {
     use tracing_subscriber::util::SubscriberInitExt;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter(log))
+    let subscriber = tracing_subscriber::fmt()
         .event_format(log.format)
         .with_writer(std::io::stdout)
-        .finish()
-        .try_init()
+        .with_env_filter(filter(log))
+        .with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    let refilter: Refilter = Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
+    subscriber.finish().try_init()?;
+    // Nobody else has started to log.
+    let _ = REFILTER.set(refilter);
+    Ok(())
+}
+
+/// Logs from now on what these settings say; how a line looks stays. The error says that nothing is logged.
+pub fn change_level(log: &Log) -> Result<(), String> {
+    let refilter = REFILTER.get().ok_or("nothing is logged")?;
+    refilter(filter(log))
 }
 
 fn filter(log: &Log) -> EnvFilter {

@@ -3,8 +3,10 @@
 //! `leveret` alone serves. The flags of `serve` come from the table of settings, so that there is one for each and its
 //! help says what the reference says; what they mean is decided in `config`.
 
+mod api;
 mod check;
 mod perf;
+mod reload;
 mod serve;
 
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, EXIT_CONFIG};
+use crate::config::{Config, EXIT_CONFIG, Sources};
 use crate::written::Remark;
 
 /// An AMQP 0-9-1 message broker that RabbitMQ's clients and tools can talk to.
@@ -39,22 +41,32 @@ enum Command {
         files: Vec<PathBuf>,
     },
     Perf(Box<perf::Perf>),
+    /// Let a running broker read its certificates and the level of its logs again
+    ///
+    /// Nobody is disconnected. It says what was read; if something is wrong, what was there before stays. The user needs
+    /// the tag administrator. Exit code: 0 if everything was read, 78 if something is wrong, 77 if the user may not, 69
+    /// if nobody is there.
+    Reload(api::Api),
 }
 
 /// Reads the process's arguments and does what they say. `serve` runs the broker until it's told to stop; the warnings
 /// about its configuration are for its log.
-pub fn run(serve: fn(Config, Vec<Remark>) -> ExitCode) -> ExitCode {
+pub fn run(serve: fn(Config, Vec<Remark>, Sources) -> ExitCode) -> ExitCode {
     let Cli { command, serve: arguments } = Cli::parse();
     match command.unwrap_or(Command::Serve(arguments)) {
-        Command::Serve(arguments) => match Config::load(&arguments.sources()) {
-            Ok((config, warnings)) => serve(config, warnings),
-            Err(remarks) => {
-                eprint!("{remarks}");
-                ExitCode::from(EXIT_CONFIG)
+        Command::Serve(arguments) => {
+            let sources = arguments.sources();
+            match Config::load(&sources) {
+                Ok((config, warnings)) => serve(config, warnings, sources),
+                Err(remarks) => {
+                    eprint!("{remarks}");
+                    ExitCode::from(EXIT_CONFIG)
+                }
             }
-        },
+        }
         Command::Check { files } => check::run(&files),
         Command::Perf(perf) => perf::run(&perf),
+        Command::Reload(api) => reload::run(&api),
     }
 }
 
@@ -69,7 +81,7 @@ mod tests {
         let cli = Cli::try_parse_from(std::iter::once(&"leveret").chain(arguments)).unwrap();
         match cli.command.unwrap_or(Command::Serve(cli.serve)) {
             Command::Serve(arguments) => arguments.sources(),
-            Command::Check { .. } | Command::Perf(_) => panic!("not serve"),
+            Command::Check { .. } | Command::Perf(_) | Command::Reload(_) => panic!("not serve"),
         }
     }
 

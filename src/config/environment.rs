@@ -136,11 +136,14 @@ impl<'a> Environment<'a> {
     /// A variable with our prefix that is no setting is likely a misspelt one; but others may set some as well, so
     /// it's no mistake.
     fn warn_of_unknown(&self, remarks: &mut Remarks) {
+        /// Of the tools that talk to a running broker, and of where settings are.
+        const OTHERS: [&str; 6] =
+            ["LEVERET_CONFIG", "LEVERET_URL", "LEVERET_USER", "LEVERET_PASSWORD", "LEVERET_CACERT", "LEVERET_PERF_URI"];
         let known: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
         for (&name, value) in &self.0 {
             let plain = name.strip_suffix("_FILE").unwrap_or(name);
             let kubernetes = ["LEVERET_SERVICE_", "LEVERET_PORT"].iter().any(|start| name.starts_with(start));
-            let ours = name.starts_with("LEVERET_") && name != "LEVERET_CONFIG";
+            let ours = name.starts_with("LEVERET_") && !OTHERS.contains(&name);
             if ours && !kubernetes && !is_service_link(value) && !known.iter().any(|known| known == plain) {
                 remarks.warnings.push(Remark {
                     place: Place::Environment,

@@ -176,8 +176,10 @@ pub enum Verify {
 }
 
 /// How the management API is served.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Http {
+    /// Where it is served over TLS, and the certificates for that.
+    pub tls: Option<(SocketAddr, Tls)>,
     pub connections_max: usize,
     /// Octets of a request's body.
     pub body_bytes_max: usize,
@@ -244,6 +246,14 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
     let amqps_listeners = meaning.listeners("amqps_port", &bind);
     if !amqps_listeners.is_empty() && (tls.certfile.is_none() || tls.keyfile.is_none()) {
         meaning.mistake("amqps_port", "needs a certificate and its key: tls.certfile and tls.keyfile");
+    }
+    let https = meaning.listener("https_port", &bind);
+    let https_tls = meaning.https(&tls);
+    if https.is_some() && (https_tls.certfile.is_none() || https_tls.keyfile.is_none()) {
+        meaning.mistake(
+            "https_port",
+            "needs a certificate and its key: https.certfile and https.keyfile, or those of tls",
+        );
     }
     Config {
         data_dir_defaulted: data_dir.is_none(),
@@ -317,6 +327,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         permit_global_qos: meaning.boolean("permit_global_qos"),
 
         http: Http {
+            tls: https.map(|address| (address, https_tls)),
             connections_max: meaning.number("http.max_connections").unwrap_or(usize::MAX),
             body_bytes_max: meaning.bytes("http.max_body_size"),
             request_timeout: meaning.time("http.request_timeout"),
@@ -641,6 +652,30 @@ impl Meaning<'_> {
             );
         }
         Some(proxies)
+    }
+
+    /// The certificates of the management API: its own, or the same as everywhere.
+    fn https(&mut self, everywhere: &Tls) -> Tls {
+        let own = Tls {
+            certfile: self.path("https.certfile"),
+            keyfile: self.path("https.keyfile"),
+            cacertfile: self.path("https.cacertfile"),
+            password: Some(self.text("https.password")).filter(|text| !text.is_empty()).map(Secret::new),
+            verify: self.choice("https.verify", &[("verify_none", Verify::None), ("verify_peer", Verify::Peer)]),
+            fail_if_no_peer_cert: self.boolean("https.fail_if_no_peer_cert"),
+            more_certfiles: Vec::new(),
+            ..everywhere.clone()
+        };
+        match own.verify {
+            Verify::None if own.fail_if_no_peer_cert => {
+                self.mistake("https.fail_if_no_peer_cert", "needs https.verify = \"verify_peer\"");
+            }
+            Verify::Peer if own.cacertfile.is_none() => {
+                self.mistake("https.verify", "needs the authorities to trust: https.cacertfile");
+            }
+            _ => {}
+        }
+        if own.certfile.is_some() { own } else { everywhere.clone() }
     }
 
     /// RabbitMQ's words for levels and modules as `EnvFilter` has them: `warning,connection=debug` becomes

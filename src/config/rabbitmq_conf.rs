@@ -122,6 +122,7 @@ fn interpolate(value: &str, environment: &Environment<'_>) -> Result<String, Str
 pub fn apply(mut lines: Lines, layers: &mut Layers, remarks: &mut Remarks) {
     listeners(&mut lines, layers);
     listener(&mut lines, "http_port", &["management.tcp", "management.listener"], layers);
+    listener(&mut lines, "https_port", &["management.ssl"], layers);
     listener(&mut lines, "metrics_port", &["prometheus.tcp"], layers);
     cors_origins(&mut lines, layers);
     for (prefix, key) in [("ssl_options.versions", "tls.versions"), ("ssl_options.ciphers", "tls.ciphers")] {
@@ -161,6 +162,8 @@ fn listener(lines: &mut Lines, key: &str, prefixes: &[&str], layers: &mut Layers
     for prefix in prefixes {
         let (port_key, ip_key) = (format!("{prefix}.port"), format!("{prefix}.ip"));
         let default = match Setting::of(key).map(|setting| setting.default) {
+            // Where it is off unless somebody asks, RabbitMQ's port is meant.
+            Some(Default::Written(r#""none""#)) => "15671",
             Some(Default::Written(port)) => port,
             _ => continue,
         };

@@ -1,8 +1,10 @@
 //! Connections to the management API, and what each may cost: so many at a time, a head of so many octets in so much time,
 //! and none that only stays. What bodies may cost is bounded where they are read ([`super::request`]).
 
+use super::reload::Reload;
 use super::route::{Peer, protect};
 use crate::broker::Broker;
+use crate::transport::Entrance;
 use axum::body::Body;
 use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
@@ -31,8 +33,8 @@ const HEADERS_MAX: usize = 100;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the management API, until it is dropped and its connections with it.
-pub async fn serve(listener: TcpListener, broker: Arc<Broker>) {
-    let router = TowerToHyperService::new(super::router(&broker));
+pub async fn serve(listener: TcpListener, entrance: Entrance, broker: Arc<Broker>, reload: Reload) {
+    let router = TowerToHyperService::new(super::router(&broker, &reload));
     let places = Arc::new(Semaphore::new(broker.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
     let (crowded, is_crowded) = watch::channel(false);
     let mut clients = JoinSet::new();
@@ -60,13 +62,17 @@ pub async fn serve(listener: TcpListener, broker: Arc<Broker>) {
                 place
             }
         };
-        let client = Client { peer, broker: Arc::clone(&broker), router: router.clone() };
-        let is_crowded = is_crowded.clone();
+        let (broker, router) = (Arc::clone(&broker), router.clone());
+        let (entrance, is_crowded) = (entrance.clone(), is_crowded.clone());
         clients.spawn(async move {
             let _place = place;
-            // An answer is sent when there is one.
-            let _ = stream.set_nodelay(true);
-            client.serve(stream, is_crowded).await;
+            match entrance.enter(stream, peer).await {
+                Ok(client) => {
+                    let peer = client.peer;
+                    Client { peer, broker, router }.serve(client.into_stream(), is_crowded).await;
+                }
+                Err(refused) => tracing::debug!("connection of {peer} to the management API refused: {refused}"),
+            }
         });
     }
 }

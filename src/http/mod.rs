@@ -24,12 +24,14 @@ mod parameters;
 mod permissions;
 mod policies;
 mod queues;
+mod reload;
 mod users;
 mod values;
 mod vhosts;
 mod whoami;
 
 pub use door::serve;
+pub use reload::{Reload, Reloaded};
 
 use crate::broker::Broker;
 use answer::Answer;
@@ -41,7 +43,7 @@ use route::Route;
 use std::sync::Arc;
 
 /// Every route, below `/api`.
-fn routes() -> Vec<Route> {
+fn routes(reload: &Reload) -> Vec<Route> {
     let all = [
         whoami::routes(),
         overview::routes(),
@@ -56,6 +58,7 @@ fn routes() -> Vec<Route> {
         bindings::routes(),
         connections::routes(),
         definitions::routes(),
+        reload::routes(reload),
     ];
     all.into_iter().flatten().collect()
 }
@@ -63,14 +66,15 @@ fn routes() -> Vec<Route> {
 /// Every path below `/api` and the methods it has, for those who check that none is forgotten.
 pub fn table() -> Vec<(&'static str, Vec<String>)> {
     let methods = |route: &Route| route.methods().iter().map(|method| (*method).to_owned()).collect();
-    routes().iter().map(|route| (route.path, methods(route))).collect()
+    let none: Reload = Arc::new(Reloaded::default);
+    routes(&none).iter().map(|route| (route.path, methods(route))).collect()
 }
 
 /// The routes as a service.
-fn router(broker: &Arc<Broker>) -> Router {
+fn router(broker: &Arc<Broker>, reload: &Reload) -> Router {
     let prefix = &broker.config.http.path_prefix;
     let mut router = Router::new();
-    for route in routes() {
+    for route in routes(reload) {
         let path = format!("{prefix}/api{}", route.path);
         let (route, broker) = (Arc::new(route), Arc::clone(broker));
         let serve = move |request: Request<Body>| {

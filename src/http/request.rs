@@ -214,6 +214,7 @@ mod tests {
     async fn a_body_is_read_up_to_its_limit() {
         let time = Duration::from_secs(60);
         let limits = Http {
+            tls: None,
             connections_max: 1,
             body_bytes_max: 5,
             request_timeout: time,

@@ -1,22 +1,25 @@
 //! Sockets in, connections out: bind, accept, stop.
 
 mod confine;
+mod reload;
 
 use crate::admission::{self, Door};
 use crate::broker::{Broker, StartError};
-use crate::config::{Config, EXIT_CONFIG};
+use crate::config::{Config, EXIT_CONFIG, Sources};
 use crate::definitions::{self, Document};
+use crate::http::Reload;
 use crate::store::OpenError;
 use crate::transport::tls::{Acceptor, Mistake};
 use crate::transport::{Entrance, Refused};
 use crate::written::{Place, Remark, Remarks};
 use parking_lot::Mutex;
+use reload::Reloader;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What the process ends with, as RabbitMQ's tools and sysexits.h have it.
 pub mod exit {
@@ -41,8 +44,8 @@ const TURNED_AWAY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connections may take to say good-bye at the end.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-/// Runs the broker until it is told to stop.
-pub fn run(config: Config, warnings: Vec<Remark>) -> ExitCode {
+/// Runs the broker until it is told to stop. `sources`: where the settings came from.
+pub fn run(config: Config, warnings: Vec<Remark>, sources: Sources) -> ExitCode {
     if let Err(error) = crate::telemetry::start_logging(&config.log) {
         eprintln!("leveret: no logs: {error}");
     }
@@ -55,7 +58,7 @@ pub fn run(config: Config, warnings: Vec<Remark>) -> ExitCode {
         runtime.worker_threads(workers);
     }
     match runtime.enable_all().build() {
-        Ok(runtime) => runtime.block_on(serve(Arc::new(config))),
+        Ok(runtime) => runtime.block_on(serve(Arc::new(config), sources)),
         Err(error) => fail(exit::IO, &format!("can't start threads: {error}")),
     }
 }
@@ -67,9 +70,10 @@ fn fail(code: u8, text: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn serve(config: Arc<Config>) -> ExitCode {
+async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
     let descriptors = raise_descriptor_limit();
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
         return fail(exit::IO, "can't listen for signals");
     };
@@ -80,10 +84,15 @@ async fn serve(config: Arc<Config>) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let entrances = match entrances(&config) {
-        Ok(entrances) => entrances,
-        Err(mistake) => return fail(EXIT_CONFIG, &mistake.to_string()),
+    let (entrances, http_entrances) = match (entrances(&config), http_entrances(&config)) {
+        (Ok(amqp), Ok(http)) => (amqp, http),
+        (Err(mistake), _) | (_, Err(mistake)) => return fail(EXIT_CONFIG, &mistake.to_string()),
     };
+    let amqp = entrances.iter().map(|(address, entrance)| (reload::Door::Amqp, *address, entrance));
+    let of_http = http_entrances.iter().map(|(address, entrance, _)| (reload::Door::Http, *address, entrance));
+    let acceptors =
+        amqp.chain(of_http).filter_map(|(door, address, entrance)| Some((door, address, entrance.tls.clone()?)));
+    let reloader = Reloader::new(sources, acceptors.collect());
     // Ports first: they are the likelier mistake, and cost nothing. Nobody can connect before the data is there.
     let mut sockets = Vec::new();
     for (address, entrance) in entrances {
@@ -99,17 +108,19 @@ async fn serve(config: Arc<Config>) -> ExitCode {
             }
         }
     }
-    let http = match config.http_listener.map(|address| (address, bind(address))) {
-        None => None,
-        Some((_, Ok(socket))) => Some(socket),
-        Some((address, Err(error))) => {
-            let text = format!(
-                "can't listen on {address} for the management API: {error}; is another broker running? Choose another port \
-                 with --http-port, or none"
-            );
-            return fail(exit::PORT, &text);
+    let mut http = Vec::new();
+    for (address, entrance, flag) in http_entrances {
+        match bind(address) {
+            Ok(socket) => http.push((socket, entrance)),
+            Err(error) => {
+                let text = format!(
+                    "can't listen on {address} for the management API: {error}; is another broker running? Choose another \
+                     port with --{flag}, or none"
+                );
+                return fail(exit::PORT, &text);
+            }
         }
-    };
+    }
     if config.data_dir_defaulted {
         tracing::info!("data folder: {} (choose another with --data-dir)", config.data_dir.display());
     } else {
@@ -146,15 +157,20 @@ async fn serve(config: Arc<Config>) -> ExitCode {
     broker.look();
     let watch = tokio::spawn(Arc::clone(&broker).watch());
     let mut accepting = vec![time, watch];
-    if let Some(socket) = http {
+    let hearing = tokio::spawn(hear(hangup, Arc::clone(&reloader)));
+    accepting.push(hearing);
+    for (socket, entrance) in http {
         let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,
             Err(error) => return fail(exit::PORT, &format!("can't listen: {error}")),
         };
         if let Ok(address) = listener.local_addr() {
-            tracing::info!("started HTTP listener on {address}");
+            let kind = if entrance.tls.is_some() { "HTTPS" } else { "HTTP" };
+            tracing::info!("started {kind} listener on {address}");
         }
-        accepting.push(tokio::spawn(crate::http::serve(listener, Arc::clone(&broker))));
+        let reloader = Arc::clone(&reloader);
+        let reload: Reload = Arc::new(move || reloader.reload());
+        accepting.push(tokio::spawn(crate::http::serve(listener, entrance, Arc::clone(&broker), reload)));
     }
     for (socket, entrance) in sockets {
         let listener = match socket.listen(BACKLOG) {
@@ -197,6 +213,27 @@ fn entrances(config: &Config) -> Result<Vec<(SocketAddr, Entrance)>, Mistake> {
         entrances.extend(config.amqps_listeners.iter().map(|&address| (address, entrance.clone())));
     }
     Ok(entrances)
+}
+
+/// Where the management API is served, and how; and the flag that says so.
+fn http_entrances(config: &Config) -> Result<Vec<(SocketAddr, Entrance, &'static str)>, Mistake> {
+    // The PROXY protocol is for AMQP; proxies of HTTP speak HTTP.
+    let entrance = |tls| Entrance { tls, proxies: None, timeout: config.handshake_timeout };
+    let plain = config.http_listener.map(|address| (address, entrance(None), "http-port"));
+    let mut entrances: Vec<_> = plain.into_iter().collect();
+    if let Some((address, tls)) = &config.http.tls {
+        entrances.push((*address, entrance(Some(Acceptor::open(tls)?)), "https-port"));
+    }
+    Ok(entrances)
+}
+
+/// Reads again what can be, whenever SIGHUP says so.
+async fn hear(mut hangup: Signal, reloader: Arc<Reloader>) {
+    while hangup.recv().await.is_some() {
+        let reloader = Arc::clone(&reloader);
+        // Files are read: no work for a task. What came of it is in the log.
+        let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
+    }
 }
 
 /// All definitions named in the configuration, read and checked before anything is touched.

@@ -85,6 +85,7 @@ const MATRIX: &[(&str, &str, &str, [u16; 5])] = &[
     ("GET",    "/operator-policies/v/p",                "-",  [401, 401, 401, 401, 404]),
     ("PUT",    "/operator-policies/v/p",                "{}", [401, 401, 401, 401, 400]),
     ("DELETE", "/operator-policies/v/p",                "-",  [401, 401, 401, 401, 404]),
+    ("POST",   "/reload",                               "-",  [401, 401, 401, 401, 200]),
     ("GET",    "/definitions",                          "-",  [401, 401, 401, 401, 200]),
     ("GET",    "/all-configuration",                    "-",  [401, 401, 401, 401, 200]),
     ("GET",    "/definitions/v",                        "-",  [401, 401, 401, 401, 200]),

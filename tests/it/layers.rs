@@ -93,6 +93,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
             "telemetry",
             "written",
             "clock",
+            "transport",
             "store::Committed",
         ],
         "an answer waits for its commit",

@@ -27,6 +27,7 @@ mod policies;
 mod pressure;
 mod privacy;
 mod proxy;
+mod reload;
 mod rights;
 mod scripts;
 mod slow_reader;
