@@ -17,7 +17,7 @@ pub mod token;
 mod user;
 
 pub use loopback::is_loopback;
-pub use password::{Algorithm, Secret, hash, verify, verify_slowly};
+pub use password::{Algorithm, Memory, Secret, hash, verify, verify_slowly};
 pub use pattern::{PATTERN_BYTES_MAX, Pattern, Unusable};
 pub use permission::{Access, DEFAULT_EXCHANGE, Permission, TopicPermission};
 pub use rights::{Granted, Patterns, Rights};

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
-use argon2::{Argon2, Params, Version};
+use argon2::{Argon2, Block, Params, Version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::Md5;
@@ -162,15 +162,15 @@ pub fn verify(user: Option<&User>, password: &str) -> bool {
 }
 
 /// Whether this is the user's password, as an argon2id says: tens of milliseconds and 19 MiB, for whichever user.
-/// Those whose hash is another are refused after the same work.
-pub fn verify_slowly(user: Option<&User>, password: &str) -> bool {
+/// Those whose hash is another are refused after the same work. The memory may be used again.
+pub fn verify_slowly(user: Option<&User>, password: &str, memory: &mut Memory) -> bool {
     let stored = user.filter(|user| user.hashing_algorithm == Algorithm::Argon2id);
     let stored = stored.and_then(|user| Slow::of(&user.password_hash));
     let (exists, stored) = match stored {
         Some(stored) => (true, stored),
         None => (false, Slow::of(DECOY).expect("the decoy is a hash")),
     };
-    let equal = stored.matches(password);
+    let equal = stored.matches(password, memory);
     equal && exists && !password.is_empty()
 }
 
@@ -189,6 +189,17 @@ impl Quick {
         let (salt, digest) = octets.split_first_chunk::<SALT_BYTES>()?;
         let stored = Self { salt: *salt, digest: digest.to_vec(), algorithm: algorithm.clone() };
         (!digest.is_empty()).then_some(stored)
+    }
+}
+
+/// What a slow hash works in: 19 MiB, unless a stored one asks for more.
+#[derive(Default)]
+pub struct Memory(Vec<Block>);
+
+impl Memory {
+    fn blocks(&mut self, count: usize) -> &mut [Block] {
+        self.0.resize(count.max(self.0.len()), Block::new());
+        &mut self.0[..count]
     }
 }
 
@@ -211,10 +222,11 @@ impl Slow {
         (bounded && current).then_some(Self { salt: hash.salt?, digest: hash.hash?, argon2 })
     }
 
-    fn matches(&self, password: &str) -> bool {
+    fn matches(&self, password: &str, memory: &mut Memory) -> bool {
         let mut digest = vec![0; self.digest.len()];
         let salt: &[u8] = self.salt.as_ref();
-        let done = self.argon2.hash_password_into(password.as_bytes(), salt, &mut digest);
+        let blocks = memory.blocks(self.argon2.params().block_count());
+        let done = self.argon2.hash_password_into_with_memory(password.as_bytes(), salt, &mut digest, blocks);
         done.is_ok() && bool::from(digest.ct_eq(self.digest.as_bytes()))
     }
 }
@@ -233,6 +245,10 @@ mod tests {
         }
     }
 
+    fn slowly(user: Option<&User>, password: &str) -> bool {
+        verify_slowly(user, password, &mut Memory::default())
+    }
+
     #[test]
     fn hashes_of_rabbitmq_verify() {
         // The worked example of RabbitMQ's documentation (passwords.html): salt 908DC60A, password "test12".
@@ -247,7 +263,7 @@ mod tests {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512, Algorithm::Md5, Algorithm::Argon2id] {
             let is_slow = algorithm == Algorithm::Argon2id;
             let is = |user: &User, password| {
-                let (quick, slow) = (verify(Some(user), password), verify_slowly(Some(user), password));
+                let (quick, slow) = (verify(Some(user), password), slowly(Some(user), password));
                 assert!(!(if is_slow { quick } else { slow }));
                 quick || slow
             };
@@ -266,14 +282,14 @@ mod tests {
         // Made by argon2-cffi, and so by the reference implementation.
         let stored =
             "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$Y2bjJGfuQForcv6vcOu8Uc2uZ2P2gnZLTJF2sXvydKU";
-        assert!(verify_slowly(Some(&user(stored, Algorithm::Argon2id)), "pässword"));
-        assert!(!verify_slowly(Some(&user(stored, Algorithm::Argon2id)), "password"));
+        assert!(slowly(Some(&user(stored, Algorithm::Argon2id)), "pässword"));
+        assert!(!slowly(Some(&user(stored, Algorithm::Argon2id)), "password"));
         assert!(hash("x", &Algorithm::Argon2id).starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
     }
 
     #[test]
     fn nothing_logs_in_without_a_password_and_a_hash() {
-        for verify in [verify, verify_slowly] {
+        for verify in [verify, slowly] {
             assert!(!verify(None, "guest"));
             assert!(!verify(None, ""));
             for algorithm in [Algorithm::Sha256, Algorithm::Argon2id] {
@@ -295,7 +311,7 @@ mod tests {
         assert!(Algorithm::Argon2id.takes(&with("m=65536,t=8,p=4")));
         for cost in ["m=65537,t=2,p=1", "m=19456,t=9,p=1", "m=19456,t=2,p=5", "m=0,t=2,p=1"] {
             assert!(!Algorithm::Argon2id.takes(&with(cost)), "{cost}");
-            assert!(!verify_slowly(Some(&user(&with(cost), Algorithm::Argon2id)), "x"));
+            assert!(!slowly(Some(&user(&with(cost), Algorithm::Argon2id)), "x"));
         }
         assert!(!Algorithm::Argon2id.takes(&DECOY.replace("argon2id", "argon2i")));
         assert!(!Algorithm::Argon2id.takes(&hash("x", &Algorithm::Sha256)));

@@ -1,5 +1,6 @@
 //! What a user may do in one virtual host, at this moment.
 
+use super::token::Scopes;
 use super::{Access, Permission, TopicPermission};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
@@ -23,6 +24,12 @@ pub enum Granted {
     /// Everything: the broker's own.
     Everything,
     Patterns(Patterns),
+    /// What a token allows in this virtual host. Its connection has rights of its own.
+    Scopes {
+        scopes: Arc<Scopes>,
+        vhost: Arc<str>,
+        impersonator: bool,
+    },
 }
 
 /// Rights as RabbitMQ's permissions have them.
@@ -54,7 +61,11 @@ impl Rights {
 
     /// Whether the user may be in the virtual host at all.
     pub fn may_enter(&self) -> bool {
-        !matches!(**self.granted.load(), Granted::Nothing)
+        match &**self.granted.load() {
+            Granted::Nothing => false,
+            Granted::Everything | Granted::Patterns(_) => true,
+            Granted::Scopes { scopes, vhost, .. } => scopes.may_enter(vhost),
+        }
     }
 
     /// Whether the exchange or queue of this name may be used so. The default exchange's is
@@ -64,13 +75,14 @@ impl Rights {
             Granted::Nothing => false,
             Granted::Everything => true,
             Granted::Patterns(patterns) => patterns.permission.allows(access, name),
+            Granted::Scopes { scopes, vhost, .. } => scopes.allows(access, vhost, name),
         }
     }
 
     /// Whether some keys of this topic exchange may be forbidden: if not, [`Rights::allows_topic`] need not be asked.
     pub fn limits_topics(&self, exchange: &str) -> bool {
         match &**self.granted.load() {
-            Granted::Nothing => true,
+            Granted::Nothing | Granted::Scopes { .. } => true,
             Granted::Everything => false,
             Granted::Patterns(patterns) => patterns.topics.contains_key(exchange),
         }
@@ -84,6 +96,7 @@ impl Rights {
             Granted::Patterns(patterns) => {
                 patterns.topics.get(exchange).is_none_or(|permission| permission.allows(access, key))
             }
+            Granted::Scopes { scopes, vhost, .. } => scopes.allows_topic(access, vhost, exchange, key),
         }
     }
 
@@ -93,6 +106,7 @@ impl Rights {
             Granted::Nothing => false,
             Granted::Everything => true,
             Granted::Patterns(patterns) => patterns.impersonator,
+            Granted::Scopes { impersonator, .. } => *impersonator,
         }
     }
 }

@@ -3,6 +3,8 @@
 pub mod alarms;
 mod components;
 pub mod connections;
+mod hashing;
+pub mod login;
 pub mod parameters;
 pub mod readings;
 pub mod users;
@@ -12,7 +14,7 @@ pub mod vhosts;
 mod tests;
 
 use self::alarms::{Alarm, Alarms, Reading, Turned};
-use crate::auth::{Rights, User};
+use crate::auth::Rights;
 use crate::clock::Clock;
 use crate::config::{Config, Durability};
 use crate::policy::{self, Policy};
@@ -26,6 +28,7 @@ use crate::vhost::records::{self, BindingRecord, ExchangeRecord, ParameterRecord
 use crate::vhost::reply_to::Secret;
 use crate::vhost::{House, Metadata, Vhost, VhostLimits};
 use connections::{ChannelLimits, ConnectionLimits, Connections, Full, Opened, Registered};
+use login::{Identity, Logins};
 use parameters::Parameters;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
@@ -48,6 +51,7 @@ pub struct Broker {
     parameters: Parameters,
     /// Whether publishers have to wait.
     pub alarms: Alarms,
+    logins: Logins,
 }
 
 /// Why the broker does not start.
@@ -122,6 +126,7 @@ impl Broker {
             vhosts: RwLock::default(),
             users: Users::recover(&house).map_err(unreadable)?,
             parameters: Parameters::recover(&house.store).map_err(unreadable)?,
+            logins: Logins::new(&config),
             house,
             connections: Connections::default(),
             alarms: Alarms::new(config.memory_watermark, config.disk_free_limit),
@@ -292,16 +297,16 @@ impl Broker {
     pub fn enter(
         &self,
         registered: &Registered,
-        user: &User,
+        identity: &Identity,
         vhost: &str,
         open: impl FnOnce(Arc<Vhost>) -> Opened,
     ) -> Result<(Arc<Vhost>, Arc<Rights>), Refusal> {
         let not_found = || Refusal::not_allowed(format!("vhost {vhost} not found"));
-        let (name, found) = (&user.name, self.vhost(vhost).ok_or_else(not_found)?);
+        let (name, found) = (&identity.user, self.vhost(vhost).ok_or_else(not_found)?);
         let limits = ConnectionLimits {
             node: self.config.max_connections,
             vhost: found.limits().max_connections,
-            user: user.limits.max_connections,
+            user: self.limits_of(name).max_connections,
         };
         let opened = self.connections.open(registered, open(Arc::clone(&found)), limits);
         opened.map_err(|full| {
@@ -319,8 +324,8 @@ impl Broker {
         if !self.vhost(vhost).is_some_and(|now| Arc::ptr_eq(&now, &found)) {
             return Err(not_found());
         }
-        let rights = self.users.rights(name, vhost);
-        let rights = rights
+        let rights = self
+            .rights(identity, vhost)
             .ok_or_else(|| Refusal::not_allowed(format!("access to vhost '{vhost}' refused for user '{name}'")))?;
         Ok((found, rights))
     }
@@ -328,11 +333,8 @@ impl Broker {
     /// Counts one more channel of a connection, unless its user or the broker has as many as they may.
     pub fn open_channel(&self, registered: &Registered) -> Result<(), Refusal> {
         let Some(opened) = registered.opened() else { return Ok(()) };
-        let user = self.users.get(&opened.user);
-        let limits = ChannelLimits {
-            user: user.and_then(|user| user.limits.max_channels),
-            node: self.config.channel_max_per_node,
-        };
+        let limits =
+            ChannelLimits { user: self.limits_of(&opened.user).max_channels, node: self.config.channel_max_per_node };
         self.connections.open_channel(registered, limits).map_err(|full| {
             Refusal::not_allowed(match full {
                 Full::User(limit) => format!(

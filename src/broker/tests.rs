@@ -1,7 +1,7 @@
 use super::users::{PermissionRow, TopicPermissionRow};
 use super::*;
 use crate::amqp::Table;
-use crate::auth::{Access, Algorithm, UserLimits, hash};
+use crate::auth::{Access, Algorithm, User, UserLimits, hash};
 use crate::config::Sources;
 use crate::exchange::{Binding, Destination};
 use crate::refusal::Reason;

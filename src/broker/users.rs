@@ -4,9 +4,8 @@
 
 use super::Broker;
 use crate::auth::{
-    self, Algorithm, Granted, Login, Patterns, Permission, Rights, TopicPermission, Unusable, User, UserLimits,
+    self, Algorithm, Granted, Patterns, Permission, Rights, TopicPermission, Unusable, User, UserLimits,
 };
-use crate::config::Config;
 use crate::refusal::Refusal;
 use crate::store::keys::{Definition, Kind};
 use crate::store::{Change, Committed};
@@ -16,14 +15,16 @@ use crate::vhost::records::put;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Debug)]
 pub struct Users {
     /// For the store, and to tell of changes.
     house: Arc<House>,
     books: RwLock<Books>,
+    /// Some user had a slow hash since the start: from then on every wrong password costs one.
+    slow_hashes: AtomicBool,
 }
 
 /// Changed and noted for the store under one lock, so that they reach the disk in the order in which they were made.
@@ -80,14 +81,6 @@ struct UserRecord {
     tags: Vec<String>,
     max_connections: Option<u32>,
     max_channels: Option<u32>,
-}
-
-/// Why nobody is logged in: for the log and the events, the client is told nothing of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// Who it would have been, if the response says so.
-    pub user: Option<String>,
-    pub why: String,
 }
 
 impl Grant {
@@ -189,37 +182,16 @@ impl Users {
             let topic = Topic::of(&row).map_err(|error| format!("topic permission of '{}': {error}", row.user))?;
             books.grant(&row.user, &row.vhost, |grant| drop(grant.topics.insert(row.exchange.clone(), topic)));
         }
-        Ok(Self { house: Arc::clone(house), books: RwLock::new(books) })
-    }
-
-    /// Who logs in, if the credentials are right and the user may come from there. Every refusal looks the same to the
-    /// client.
-    pub fn log_in(&self, login: &Login, peer: IpAddr, config: &Config) -> Result<Arc<User>, Refused> {
-        let (name, password) = match login {
-            Login::Password { user, password } => (user, password),
-            Login::Anonymous => match &config.anonymous_login {
-                Some((user, password)) => (user, password),
-                None => return Err(Refused { user: None, why: "anonymous login is turned off".to_owned() }),
-            },
-            // Needs a certificate, and so TLS.
-            Login::External => return Err(Refused { user: None, why: "connection not over TLS".to_owned() }),
-        };
-        let refused = |why: String| Err(Refused { user: Some(name.clone()), why });
-        let user = self.get(name);
-        let right = auth::verify(user.as_deref(), password.expose());
-        let Some(user) = user.filter(|_| right) else {
-            tracing::warn!("login of user '{name}' from {peer} refused: invalid credentials");
-            return refused(format!("user '{name}' - invalid credentials"));
-        };
-        if config.loopback_users.contains(name) && !auth::is_loopback(peer) {
-            tracing::warn!("login of user '{name}' from {peer} refused: it may only connect from this machine");
-            return refused(format!("user '{name}' can only connect via localhost"));
-        }
-        Ok(user)
+        let slow_hashes = books.users.values().any(|user| user.hashing_algorithm == Algorithm::Argon2id);
+        Ok(Self { house: Arc::clone(house), books: RwLock::new(books), slow_hashes: slow_hashes.into() })
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<User>> {
         self.books.read().users.get(name).cloned()
+    }
+
+    pub(super) fn has_slow_hashes(&self) -> bool {
+        self.slow_hashes.load(Ordering::Relaxed)
     }
 
     /// All users, by name.
@@ -272,6 +244,9 @@ impl Users {
             max_connections: user.limits.max_connections,
             max_channels: user.limits.max_channels,
         };
+        if user.hashing_algorithm == Algorithm::Argon2id {
+            self.slow_hashes.store(true, Ordering::Relaxed);
+        }
         let replaced = books.users.insert(user.name.clone(), Arc::clone(&user));
         if replaced.as_ref().is_none_or(|old| old.tags != user.tags) {
             let of_user = books.grants.iter().filter(|((name, _), _)| *name == user.name);
@@ -309,7 +284,7 @@ impl Users {
 impl Broker {
     /// The first user of an empty broker.
     pub(super) fn seed(&self) {
-        let (config, algorithm) = (&self.config, Algorithm::Sha256);
+        let (config, algorithm) = (&self.config, self.config.password_hashing.clone());
         let user = User {
             name: config.default_user.clone(),
             password_hash: auth::hash(config.default_pass.expose(), &algorithm),

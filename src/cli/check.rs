@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use crate::config::EXIT_CONFIG;
 use crate::config::{Config, Sources};
-use crate::definitions::{Document, SECTIONS, Target};
+use crate::definitions::{Algorithm, Document, SECTIONS, Target};
 use crate::written::{Remark, Remarks, Tree, read_toml};
 
 /// Tells about each file what it is and what is wrong with it.
@@ -35,7 +35,8 @@ fn check(path: &Path) -> Report {
     let (kind, result) = if holds_definitions(path) {
         (
             "definitions",
-            Document::read(path, Target::Nowhere).map(|(document, warnings)| (document.summary(), warnings)),
+            Document::read(path, Target::Nowhere, &Algorithm::Sha256)
+                .map(|(document, warnings)| (document.summary(), warnings)),
         )
     } else {
         let sources = Sources { file: Some(path.to_owned()), ..Sources::default() };

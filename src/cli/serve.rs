@@ -110,6 +110,7 @@ fn value_name(setting: &Setting) -> String {
         Kind::Listeners | Kind::Listener => "PORT".to_owned(),
         Kind::Filter => "LEVEL".to_owned(),
         Kind::Words => "WORD".to_owned(),
+        Kind::Pairs => "NAME=VALUE".to_owned(),
         Kind::Text | Kind::Secret => "TEXT".to_owned(),
     }
 }

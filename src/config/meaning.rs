@@ -1,5 +1,6 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::ciphers::{self, Cipher};
@@ -8,8 +9,11 @@ use super::network::Network;
 use super::settings::{Default, Kind, Setting};
 use super::sources::Sources;
 use super::units::{self, Listen};
-use crate::auth::{Pattern, Secret};
-use crate::written::{Node, Place, Remarks, Tree};
+use crate::auth::certificate::{LoginFrom, NameType};
+use crate::auth::sasl::Mechanism;
+use crate::auth::token::{self, Issuer};
+use crate::auth::{self, Pattern, Secret};
+use crate::written::{Field, Node, Place, Remarks, Tree};
 
 /// What the broker was told, checked: every value is in its range and every default filled in.
 #[derive(Debug, Clone)]
@@ -83,6 +87,20 @@ pub struct Config {
     pub default_vhost: String,
     pub default_user_tags: Vec<String>,
     pub default_permissions: DefaultPermissions,
+    /// How new passwords are hashed.
+    pub password_hashing: auth::Algorithm,
+    /// Failed logins of one user from one address a minute, after which it is refused.
+    pub login_failures_max: Option<u32>,
+    /// For so long.
+    pub login_refusal: Duration,
+    /// From a login to the answer that it is refused.
+    pub login_delay: Duration,
+    /// What clients may log in with, in the order in which it is announced.
+    pub auth_mechanisms: Vec<Mechanism>,
+    /// Who knows the users.
+    pub auth_backends: Vec<Backend>,
+    /// What of a client's certificate is the user's name.
+    pub certificate_login: LoginFrom,
     /// Users who may only connect from this machine.
     pub loopback_users: Vec<String>,
     /// Who SASL ANONYMOUS logs in as, and with which password.
@@ -139,6 +157,15 @@ impl Watermark {
             Self::Absolute(bytes) => bytes,
         }
     }
+}
+
+/// Who knows users.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Backend {
+    /// The broker itself.
+    Internal,
+    /// Whoever issued a token.
+    Tokens(Arc<Issuer>),
 }
 
 /// Certificates of the listeners for TLS.
@@ -314,6 +341,22 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
             write: meaning.pattern("default_permissions.write"),
             read: meaning.pattern("default_permissions.read"),
         },
+        password_hashing: meaning
+            .choice(
+                "password_hashing",
+                &[
+                    ("sha256", &auth::Algorithm::Sha256),
+                    ("sha512", &auth::Algorithm::Sha512),
+                    ("argon2id", &auth::Algorithm::Argon2id),
+                ],
+            )
+            .clone(),
+        login_failures_max: meaning.number("login_failures_max"),
+        login_refusal: meaning.time("login_refusal"),
+        login_delay: meaning.time("login_delay"),
+        auth_mechanisms: meaning.mechanisms(),
+        auth_backends: meaning.backends(),
+        certificate_login: meaning.certificate_login(),
         loopback_users: meaning.words("loopback_users"),
         anonymous_login: match meaning.text("anonymous_login_user") {
             user if user == "none" => None,
@@ -498,6 +541,136 @@ impl Meaning<'_> {
     fn words(&mut self, key: &str) -> Vec<String> {
         let kind = setting(key).kind;
         self.read(key, |value| units::items(value).ok_or_else(|| wrong(value, kind, "a list of text")))
+    }
+
+    /// Text that may be empty.
+    fn any_text(&mut self, key: &str) -> String {
+        let kind = setting(key).kind;
+        self.read(key, |value| match value {
+            Tree::Text(text) => Ok(text.clone()),
+            Tree::Integer(number) => Ok(number.to_string()),
+            _ => Err(wrong(value, kind, "text")),
+        })
+    }
+
+    /// Names and their values.
+    fn pairs(&mut self, key: &str) -> Vec<(String, String)> {
+        let kind = setting(key).kind;
+        self.read(key, |value| {
+            if let Tree::Map(fields) = value {
+                let pair = |field: &Field| match &field.value.tree {
+                    Tree::Text(text) => Ok((field.name.clone(), text.clone())),
+                    other => Err(format!("{} is {}, not text", field.name, other.kind())),
+                };
+                return fields.iter().map(pair).collect();
+            }
+            let items = units::items(value).ok_or_else(|| wrong(value, kind, "a list of name=value"))?;
+            let pair = |item: &String| match item.split_once('=') {
+                Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+                None => Err(format!("'{item}' is not name=value")),
+            };
+            items.iter().map(pair).collect()
+        })
+    }
+
+    fn mechanisms(&mut self) -> Vec<Mechanism> {
+        let key = "auth_mechanisms";
+        let mechanisms = self.items(key, "one of PLAIN, AMQPLAIN, ANONYMOUS, EXTERNAL", Mechanism::from_name);
+        if mechanisms.is_empty() {
+            self.mistake(key, "must name at least one mechanism");
+        }
+        mechanisms
+    }
+
+    fn backends(&mut self) -> Vec<Backend> {
+        let key = "auth_backends";
+        let known = |name: &str| match name {
+            "internal" => Some(false),
+            "oauth2" => Some(true),
+            _ => None,
+        };
+        let takes_tokens = self.items(key, "one of internal, oauth2", known);
+        if takes_tokens.is_empty() {
+            self.mistake(key, "must name at least one");
+        }
+        let backend = |takes_tokens| match takes_tokens {
+            false => Backend::Internal,
+            true => Backend::Tokens(Arc::new(self.issuer())),
+        };
+        takes_tokens.into_iter().map(backend).collect()
+    }
+
+    /// Whose tokens are believed. Only looked at if any are.
+    fn issuer(&mut self) -> Issuer {
+        let resource_server_id = self.any_text("auth_oauth2.resource_server_id");
+        let scope_prefix = match self.layers.get("auth_oauth2.scope_prefix") {
+            None => format!("{resource_server_id}."),
+            Some(Written { value: Tree::Text(text), .. }) => text.clone(),
+            Some(Written { value, place, name }) => {
+                let what = wrong(value, Kind::Text, "text");
+                self.remarks.mistake(place.clone(), name, what);
+                String::new()
+            }
+        };
+        let verify_aud = self.boolean("auth_oauth2.verify_aud");
+        if resource_server_id.is_empty() && verify_aud {
+            let key = "auth_oauth2.resource_server_id";
+            self.mistake(key, "must be given: tokens are for somebody, and their scopes begin with it");
+        }
+        let mut keys = std::collections::BTreeMap::new();
+        for (id, path) in self.pairs("auth_oauth2.signing_keys") {
+            let text = std::fs::read(&path).map_err(|error| format!("can't be read: {error}"));
+            match text.and_then(|text| token::Key::read(&text)) {
+                Ok(key) => drop(keys.insert(id, key)),
+                Err(why) => self.mistake("auth_oauth2.signing_keys", &format!("the file {path} {why}")),
+            }
+        }
+        if keys.is_empty() {
+            self.mistake("auth_oauth2.signing_keys", "must name a key, or no token can be verified");
+        }
+        let default_key = Some(self.any_text("auth_oauth2.default_key")).filter(|id| !id.is_empty());
+        if default_key.as_ref().is_some_and(|id| !keys.contains_key(id)) {
+            self.mistake("auth_oauth2.default_key", "is none of auth_oauth2.signing_keys");
+        }
+        let allowed = format!("one of {}", token::Algorithm::NAMES.join(", "));
+        let algorithms = self.items("auth_oauth2.algorithms", &allowed, token::Algorithm::from_name);
+        let words = |text: &str| text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        let aliases = self.pairs("auth_oauth2.scope_aliases").into_iter();
+        Issuer {
+            resource_server_type: self.any_text("auth_oauth2.resource_server_type"),
+            additional_scopes: words(&self.any_text("auth_oauth2.additional_scopes_key")),
+            username_claims: self.words("auth_oauth2.preferred_username_claims"),
+            scope_aliases: aliases.map(|(alias, scopes)| (alias, words(&scopes))).collect(),
+            require_exp: self.boolean("auth_oauth2.require_exp"),
+            algorithms: Some(algorithms).filter(|algorithms| !algorithms.is_empty()),
+            resource_server_id,
+            scope_prefix,
+            verify_aud,
+            keys,
+            default_key,
+        }
+    }
+
+    fn certificate_login(&mut self) -> LoginFrom {
+        let kind = self.choice(
+            "ssl_cert_login_san_type",
+            &[
+                ("dns", NameType::Dns),
+                ("ip", NameType::Ip),
+                ("email", NameType::Email),
+                ("uri", NameType::Uri),
+                ("other_name", NameType::Other),
+            ],
+        );
+        let index = self.number("ssl_cert_login_san_index").unwrap_or_default();
+        self.choice(
+            "ssl_cert_login_from",
+            &[
+                ("distinguished_name", LoginFrom::DistinguishedName),
+                ("common_name", LoginFrom::CommonName),
+                ("subject_alternative_name", LoginFrom::AlternativeName(kind, index)),
+            ],
+        )
     }
 
     fn addresses(&mut self, key: &str) -> Vec<IpAddr> {

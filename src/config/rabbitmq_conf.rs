@@ -40,6 +40,15 @@ impl Lines {
         self.0.remove(key)
     }
 
+    /// The words that stand between this prefix and this last word.
+    fn words_between(&self, prefix: &str, last: &str) -> Vec<String> {
+        let word = |key: &String| {
+            let word = key.strip_prefix(prefix)?.strip_prefix('.')?.strip_suffix(last)?.strip_suffix('.')?;
+            (!word.contains('.')).then(|| word.to_owned())
+        };
+        self.0.keys().filter_map(word).collect()
+    }
+
     /// Takes out all keys that have one more word than this prefix: that word, and the value.
     fn take_all(&mut self, prefix: &str) -> Vec<(String, Line)> {
         let prefix = format!("{prefix}.");
@@ -129,6 +138,7 @@ pub fn apply(mut lines: Lines, layers: &mut Layers, remarks: &mut Remarks) {
         numbered(&mut lines, key, prefix, layers);
     }
     loopback_users(&mut lines, layers, remarks);
+    logins(&mut lines, layers, remarks);
     default_user_tags(&mut lines, layers, remarks);
     logs(&mut lines, layers, remarks);
     without_effect(&mut lines);
@@ -201,6 +211,82 @@ fn loopback_users(lines: &mut Lines, layers: &mut Layers, remarks: &mut Remarks)
     } else {
         words(layers, KEY, named, remarks);
     }
+}
+
+/// `auth_backends.1 = internal`, `auth_mechanisms.1 = PLAIN`, `auth_oauth2.signing_keys.ID = /path`, …: names of
+/// modules, lists and maps.
+fn logins(lines: &mut Lines, layers: &mut Layers, remarks: &mut Remarks) {
+    backends(lines, layers, remarks);
+    for key in ["auth_mechanisms", "auth_oauth2.preferred_username_claims", "auth_oauth2.algorithms"] {
+        let named = lines.take_all(key);
+        set_list(layers, key, key, named);
+    }
+    let key = "auth_oauth2.signing_keys";
+    let named = lines.take_all(key);
+    set_pairs(layers, key, named);
+    let key = "auth_oauth2.scope_aliases";
+    // `N.alias` and `N.scope` say the same of names that no key can have.
+    let mut numbered = Vec::new();
+    for number in lines.words_between(key, "alias") {
+        let take = |lines: &mut Lines, word: &str| lines.take(&format!("{key}.{number}.{word}"));
+        match (take(lines, "alias"), take(lines, "scope")) {
+            (Some(alias), Some(scope)) => numbered.push((alias.value, scope)),
+            (Some(alias), None) => remarks.warn(alias.place, format!("{key}.{number}"), "has no scope; ignored"),
+            (None, _) => {}
+        }
+    }
+    let named = lines.take_all(key).into_iter().chain(numbered).collect();
+    set_pairs(layers, key, named);
+    if let Some(line) = lines.take("password_hashing_module") {
+        let word = line.value.strip_prefix("rabbit_password_hashing_").unwrap_or(&line.value);
+        if word == "md5" {
+            remarks.warn(line.place, "password_hashing_module", "has no effect: new passwords are hashed by SHA-256");
+        } else {
+            set(layers, "password_hashing", Tree::Text(word.to_owned()), line.place, "password_hashing_module");
+        }
+    }
+    if let Some(line) = lines.take("ssl_cert_login_from") {
+        let word = if line.value == "subject_alt_name" { "subject_alternative_name" } else { &line.value };
+        set(layers, "ssl_cert_login_from", Tree::Text(word.to_owned()), line.place, "ssl_cert_login_from");
+    }
+}
+
+/// Backends by their places in the chain. Those that are not here are left aside, and so are chains in which one knows
+/// users and another their rights.
+fn backends(lines: &mut Lines, layers: &mut Layers, remarks: &mut Remarks) {
+    const KEY: &str = "auth_backends";
+    let mut named = Vec::new();
+    for number in lines.words_between(KEY, "authn") {
+        let take = |lines: &mut Lines, word: &str| lines.take(&format!("{KEY}.{number}.{word}"));
+        match (take(lines, "authn"), take(lines, "authz")) {
+            (Some(known), rights) if rights.as_ref().is_none_or(|rights| rights.value == known.value) => {
+                named.push((number, known));
+            }
+            (Some(known), _) => {
+                let key = format!("{KEY}.{number}.authz");
+                remarks.warn(known.place, key, "is not supported unless it is the same as authn; both are ignored");
+            }
+            (None, _) => {}
+        }
+    }
+    for number in lines.words_between(KEY, "authz") {
+        named.extend(lines.take(&format!("{KEY}.{number}.authz")).map(|line| (number, line)));
+    }
+    named.extend(lines.take_all(KEY));
+    named.sort_by_key(|(number, _)| number.parse::<u64>().unwrap_or(u64::MAX));
+    let mut known = Vec::new();
+    for (number, mut line) in named {
+        line.value = match line.value.as_str() {
+            "internal" | "rabbit_auth_backend_internal" => "internal".to_owned(),
+            "oauth2" | "oauth" | "rabbit_auth_backend_oauth2" => "oauth2".to_owned(),
+            other => {
+                remarks.warn(line.place, format!("{KEY}.{number}"), format!("'{other}' is not supported; ignored"));
+                continue;
+            }
+        };
+        known.push((number, line));
+    }
+    set_list(layers, KEY, KEY, known);
 }
 
 /// `default_user_tags.administrator = true`.
@@ -282,8 +368,6 @@ fn without_effect(lines: &mut Lines) {
             lines.take(key);
         }
     }
-    let internal = |value: &str| matches!(value, "internal" | "rabbit_auth_backend_internal");
-    lines.0.retain(|key, line| !(key.starts_with("auth_backends.") && internal(&line.value)));
 }
 
 fn set(layers: &mut Layers, key: &str, value: Tree, place: Place, name: &str) {
@@ -296,6 +380,11 @@ fn set_list(layers: &mut Layers, key: &str, name: &str, lines: Vec<(String, Line
     let (name, place) = (format!("{name}.{word}"), place.clone());
     let items = lines.into_iter().map(|(_, line)| Node { line: 1, tree: Tree::Text(line.value) });
     set(layers, key, Tree::List(items.collect()), place, &name);
+}
+
+fn set_pairs(layers: &mut Layers, key: &str, lines: Vec<(String, Line)>) {
+    let pair = |(name, line): (String, Line)| (name.clone(), Line { value: format!("{name}={}", line.value), ..line });
+    set_list(layers, key, key, lines.into_iter().map(pair).collect());
 }
 
 /// The warning about a key that means nothing here.
@@ -313,11 +402,9 @@ fn unknown(key: String, place: Place) -> Remark {
 static RABBITMQS_OTHERS: &[&str] = &[
     "amqp10_client",
     "amqp_client",
-    "auth_backends",
     "auth_cache",
     "auth_http",
     "auth_ldap",
-    "auth_mechanisms",
     "auth_oauth2",
     "background_gc_enabled",
     "background_gc_target_interval",
@@ -361,7 +448,6 @@ static RABBITMQS_OTHERS: &[&str] = &[
     "net_ticktime",
     "node_tags",
     "num_acceptors",
-    "password_hashing_module",
     "prevent_startup_if_node_was_reset",
     "prometheus",
     "queue_index_embed_msgs_below",
@@ -377,9 +463,6 @@ static RABBITMQS_OTHERS: &[&str] = &[
     "shovel",
     "socket_writer",
     "ssl_allow_poodle_attack",
-    "ssl_cert_login_from",
-    "ssl_cert_login_san_index",
-    "ssl_cert_login_san_type",
     "ssl_options",
     "stomp",
     "stream",

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::auth::certificate::{LoginFrom, NameType};
+use crate::auth::sasl::Mechanism;
+use crate::auth::{Algorithm, token};
 use crate::written::Remarks;
 
 /// A folder with files, and what else a configuration is made from.
@@ -283,6 +286,94 @@ cluster_name = $(CLUSTER)-1
 }
 
 #[test]
+fn rabbitmqs_keys_about_logins_are_understood() {
+    let key = r#"{"kty": "oct", "k": "bG9uZy1lbm91Z2gtdG8tYmUtdGFrZW4tZm9yLWEtc2VjcmV0"}"#;
+    let written = "password_hashing_module = rabbit_password_hashing_sha512
+auth_mechanisms.1 = EXTERNAL
+auth_mechanisms.2 = PLAIN
+auth_backends.2.authn = rabbit_auth_backend_internal
+auth_backends.2.authz = rabbit_auth_backend_internal
+auth_backends.1 = oauth
+ssl_cert_login_from = subject_alt_name
+ssl_cert_login_san_type = email
+ssl_cert_login_san_index = 1
+auth_oauth2.resource_server_id = meadow
+auth_oauth2.preferred_username_claims.1 = user_name
+auth_oauth2.preferred_username_claims.2 = email
+auth_oauth2.additional_scopes_key = roles realm.roles
+auth_oauth2.scope_aliases.admin = meadow.tag:administrator meadow.read:*/*
+auth_oauth2.scope_aliases.1.alias = api://reader
+auth_oauth2.scope_aliases.1.scope = meadow.read:*/*
+auth_oauth2.signing_keys.key-1 = @/key.json
+auth_oauth2.default_key = key-1
+auth_oauth2.algorithms.1 = HS256
+";
+    let given = given(&[("key.json", key), ("rabbitmq.conf", "")]).file("rabbitmq.conf");
+    let written = written.replace("@/", &format!("{}/", given.folder.path().display()));
+    fs::write(given.folder.path().join("rabbitmq.conf"), &written).unwrap();
+    let config = given.config();
+    assert_eq!(given.warnings(), Vec::<String>::new());
+    assert_eq!(config.password_hashing, Algorithm::Sha512);
+    assert_eq!(config.auth_mechanisms, [Mechanism::External, Mechanism::Plain]);
+    assert_eq!(config.certificate_login, LoginFrom::AlternativeName(NameType::Email, 1));
+    let [Backend::Tokens(issuer), Backend::Internal] = &config.auth_backends[..] else {
+        panic!("{:?}", config.auth_backends);
+    };
+    assert_eq!((issuer.resource_server_id.as_str(), issuer.scope_prefix.as_str()), ("meadow", "meadow."));
+    assert_eq!(issuer.username_claims, ["user_name", "email"]);
+    assert_eq!(issuer.additional_scopes, ["roles", "realm.roles"]);
+    assert_eq!(issuer.scope_aliases["admin"], ["meadow.tag:administrator", "meadow.read:*/*"]);
+    assert_eq!(issuer.scope_aliases["api://reader"], ["meadow.read:*/*"]);
+    assert!(issuer.keys.contains_key("key-1") && issuer.verify_aud && issuer.require_exp);
+    assert_eq!(issuer.algorithms.as_deref(), Some(&[token::Algorithm::Hs256][..]));
+    // A table in TOML says the same as a list.
+    let path = given.folder.path().display().to_string();
+    for keys in [format!("signing_keys = ['key-1={path}/key.json']"), format!("signing_keys.key-1 = '{path}/key.json'")]
+    {
+        let text = format!("auth_backends = ['oauth2']\n[auth_oauth2]\nresource_server_id = 'meadow'\n{keys}\n");
+        let backends = toml(&text).config().auth_backends;
+        assert!(
+            matches!(&backends[..], [Backend::Tokens(issuer)] if issuer.keys.contains_key("key-1")),
+            "{backends:?}"
+        );
+    }
+}
+
+#[test]
+fn backends_that_are_not_here_are_left_aside_and_tokens_need_a_key() {
+    let given = conf(
+        "auth_backends.1 = ldap\nauth_backends.2.authn = internal\nauth_backends.2.authz = http\n\
+         password_hashing_module = rabbit_password_hashing_md5\nauth_oauth2.issuer = https://x\n",
+    );
+    assert_eq!(given.config().auth_backends, [Backend::Internal]);
+    assert_eq!(
+        given.warnings(),
+        [
+            "rabbitmq.conf:2: auth_backends.2.authz: is not supported unless it is the same as authn; both are ignored",
+            "rabbitmq.conf:1: auth_backends.1: 'ldap' is not supported; ignored",
+            "rabbitmq.conf:4: password_hashing_module: has no effect: new passwords are hashed by SHA-256",
+            "rabbitmq.conf:5: auth_oauth2.issuer: is not supported; ignored",
+        ]
+    );
+    let without =
+        toml("auth_backends = ['oauth2']\n[auth_oauth2]\nalgorithms = ['none']\nsigning_keys = ['a=/nowhere']\n");
+    assert_eq!(
+        without.mistakes(),
+        [
+            "command line: auth_oauth2.resource_server_id: must be given: tokens are for somebody, and their scopes \
+             begin with it",
+            "leveret.toml:4: auth_oauth2.signing_keys: the file /nowhere can't be read: No such file or directory (os \
+             error 2)",
+            "leveret.toml:4: auth_oauth2.signing_keys: must name a key, or no token can be verified",
+            "leveret.toml:3: auth_oauth2.algorithms: 'none' is not one of HS256, HS384, HS512, RS256, RS384, RS512, \
+             PS256, PS384, PS512, ES256, ES384, EdDSA",
+        ]
+    );
+    let mistakes = toml("auth_backends = []\nauth_mechanisms = ['CRAM']\n").mistakes();
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+}
+
+#[test]
 fn what_testcontainers_writes_is_understood() {
     let given = conf(
         "listeners.tcp = none
@@ -512,13 +603,14 @@ fn every_setting_can_be_written_in_every_source() {
         };
         // A section's key in TOML, and as text for the other sources.
         toml(&format!("{} = {written}", setting.key)).config();
-        let text = written.trim_matches(['[', ']', '"']).replace("\", \"", ",");
+        let text = written.replace(['[', ']', '"'], "");
         given(&[]).variable(&setting.variable(), &text).config();
         if setting.flag().is_some() && !text.is_empty() {
             given(&[]).flag(setting.key, &text).config();
         }
         for key in setting.conf {
             let text = match (*key, text.as_str()) {
+                ("auth_mechanisms.*", _) => "PLAIN",
                 (key, _) if key.contains("users.") || key.contains("tags.") => "true",
                 ("management.tcp.ip" | "prometheus.tcp.ip", _) => "127.0.0.1",
                 ("ssl_options.versions.*", _) => "tlsv1.2",

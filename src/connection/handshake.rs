@@ -1,13 +1,14 @@
 //! From the first octet to connection.open-ok (RabbitMQ: `rabbit_reader.erl`; specification 2.2.4).
 
-use super::{Buffer, Connection, End, Outcomes, Session, State};
+use super::{Buffer, Connection, End, Expiry, Outcomes, Session, State};
 use crate::amqp::frame::MIN_FRAME_MAX;
 use crate::amqp::{PROTOCOL_HEADER, ReplyCode, Table, Value};
 use crate::auth::sasl::{self, Mechanism};
 use crate::broker::connections as registry;
-use crate::broker::users::Refused;
+use crate::broker::login::{Attempt, Identity, Refused};
 use crate::channel::egress::Opener;
 use crate::channel::{Context, Fault, Limits};
+use crate::config::Verify;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::Outlet;
 use crate::vhost::Actor;
@@ -20,6 +21,8 @@ use std::time::Duration;
 
 /// The header of AMQP 1.0 with SASL: what RabbitMQ answers to those who speak something else altogether.
 const SASL_HEADER: &[u8; 8] = b"AMQP\x03\x01\x00\x00";
+/// The method connection.update-secret.
+const UPDATE_SECRET: (u16, u16) = (10, 70);
 /// Also taken for 0-9-1: the header of the 0-9 drafts.
 const OLD_HEADER: &[u8; 8] = b"AMQP\x01\x01\x00\x09";
 
@@ -59,12 +62,20 @@ impl Connection {
             version_major: 0,
             version_minor: 9,
             server_properties: self.server_properties(),
-            mechanisms: "PLAIN AMQPLAIN ANONYMOUS".into(),
+            mechanisms: self.mechanisms().join(" ").into(),
             locales: "en_US".into(),
         };
         self.reply(connection::AMQPMethod::Start(start));
         self.egress.pump();
         Ok(())
+    }
+
+    /// What the client may log in with. EXTERNAL needs TLS that asks for certificates; RabbitMQ offers it even to those
+    /// who have none, since the refusal says more than a mechanism that is missing.
+    fn mechanisms(&self) -> Vec<&'static str> {
+        let with_certificates = self.tls.is_some() && self.broker.config.tls.verify == Verify::Peer;
+        let offered = |mechanism: &&Mechanism| **mechanism != Mechanism::External || with_certificates;
+        self.broker.config.auth_mechanisms.iter().filter(offered).map(|mechanism| mechanism.name()).collect()
     }
 
     fn server_properties(&self) -> Table {
@@ -103,9 +114,12 @@ impl Connection {
         self.failure_close = can("authentication_failure_close");
         self.egress.cancel_notify.store(can("consumer_cancel_notify"), Ordering::Relaxed);
         let name = start_ok.mechanism.as_str();
-        let Some(mechanism) = Mechanism::from_name(name).filter(|mechanism| *mechanism != Mechanism::External) else {
+        let Some(mechanism) = Mechanism::from_name(name) else {
             return Err(End::DropLater(format!("unknown authentication mechanism '{name}'")));
         };
+        if !self.mechanisms().contains(&mechanism.name()) {
+            return Err(End::DropLater(format!("invalid authentication mechanism '{name}'")));
+        }
         self.mechanism = mechanism.name();
         let login = match sasl::login(mechanism, start_ok.response.as_bytes()) {
             Ok(login) => login,
@@ -115,8 +129,14 @@ impl Connection {
                 return Err(End::DropLater(format!("malformed login: {}", malformed.0)));
             }
         };
-        let user = match self.broker.users.log_in(&login, self.registered.peer.ip(), &self.broker.config) {
-            Ok(user) => user,
+        let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_deref());
+        let attempt = Attempt { login: &login, peer: self.registered.peer.ip(), certificate };
+        let identity = tokio::select! {
+            identity = self.broker.log_in(attempt) => identity,
+            () = self.guest.gives_way() => return Err(End::Drop(super::GAVE_WAY.into())),
+        };
+        let identity = match identity {
+            Ok(identity) => identity,
             Err(Refused { user, why }) => {
                 self.broker.events().not_authenticated(&self.shown(), user.as_deref(), &why);
                 let text = format!(
@@ -131,8 +151,8 @@ impl Connection {
         if !self.guest.welcome() {
             return Err(End::Drop(super::GAVE_WAY.into()));
         }
-        self.broker.events().authenticated(&self.shown(), &user.name);
-        self.state = State::Tuning { user };
+        self.broker.events().authenticated(&self.shown(), &identity.user);
+        self.state = State::Tuning { identity };
         let config = &self.broker.config;
         let tune = connection::Tune {
             channel_max: config.channel_max,
@@ -144,7 +164,7 @@ impl Connection {
     }
 
     pub(super) fn tune_ok(&mut self, tune_ok: &connection::TuneOk) -> Outcomes<()> {
-        let State::Tuning { user } = &self.state else { return Ok(()) };
+        let State::Tuning { identity } = &self.state else { return Ok(()) };
         let config = &self.broker.config;
         check_tuned("frame_max", tune_ok.frame_max, config.frame_max, MIN_FRAME_MAX)?;
         check_tuned("channel_max", tune_ok.channel_max.into(), config.channel_max.into(), 1)?;
@@ -152,20 +172,19 @@ impl Connection {
         self.channel_max = tune_ok.channel_max;
         self.heartbeat = Duration::from_secs(tune_ok.heartbeat.into());
         self.egress.set_frame_max(self.frame_max);
-        self.state = State::Opening { user: Arc::clone(user) };
+        self.state = State::Opening { identity: identity.clone() };
         Ok(())
     }
 
     pub(super) fn open(&mut self, open: &connection::Open) -> Outcomes<()> {
-        let State::Opening { user } = &self.state else { return Ok(()) };
-        let user = Arc::clone(user);
+        let State::Opening { identity } = &self.state else { return Ok(()) };
+        let identity = identity.clone();
         let config = &self.broker.config;
         let (mechanism, frame_max, channel_max) = (self.mechanism, self.frame_max, self.channel_max);
         let heartbeat_s = self.heartbeat.as_secs();
-        let user_name: Arc<str> = user.name.as_str().into();
         let entered =
-            self.broker.enter(&self.registered, &user, open.virtual_host.as_str(), |vhost| registry::Opened {
-                user: Arc::clone(&user_name),
+            self.broker.enter(&self.registered, &identity, open.virtual_host.as_str(), |vhost| registry::Opened {
+                user: Arc::clone(&identity.user),
                 vhost,
                 mechanism,
                 client_properties: self.client_properties.clone(),
@@ -177,7 +196,7 @@ impl Connection {
             entered.map_err(|refusal| End::Close(Fault::new(refusal.reply_code(), refusal.text, (10, 40))))?;
         let opened = Opened {
             connected_at_ms: self.registered.connected_at_ms,
-            user: &user_name,
+            user: &identity.user,
             vhost: &vhost.name,
             heartbeat_s,
             frame_max,
@@ -188,13 +207,13 @@ impl Connection {
             vhost: Arc::clone(&vhost),
             connection,
             connection_name: Arc::clone(&connection_name),
-            user: Arc::clone(&user_name),
+            user: Arc::clone(&identity.user),
         });
         let cx = Context {
             vhost: Arc::clone(&vhost),
             connection_name,
             lost: false,
-            actor: Actor { connection, user: Arc::clone(&user_name), rights },
+            actor: Actor { connection, user: Arc::clone(&identity.user), rights },
             egress: Arc::clone(&self.egress),
             limits: Limits {
                 message_bytes_max: config.max_message_size,
@@ -210,6 +229,8 @@ impl Connection {
         };
         self.state = State::Running(Box::new(Session {
             cx,
+            expiry: self.expiry(&identity),
+            identity: identity.clone(),
             broker: Arc::clone(&self.broker),
             registered: Arc::clone(&self.registered),
             channels: FxHashMap::default(),
@@ -225,10 +246,48 @@ impl Connection {
         Ok(())
     }
 
-    /// New credentials for the same user. A password does not expire, so that there is nothing to renew: RabbitMQ's
-    /// internal users answer so to any secret.
-    pub(super) fn update_secret(&mut self) -> Outcomes<()> {
+    fn expiry(&self, identity: &Identity) -> Option<Expiry> {
+        identity.expires_s.map(|expires_s| Expiry::at(expires_s, self.broker.now_ms(), &self.registered))
+    }
+
+    /// New credentials for the same user. What does not expire needs none: RabbitMQ takes any secret there.
+    pub(super) fn update_secret(&mut self, update: &connection::UpdateSecret) -> Outcomes<()> {
+        let State::Running(session) = &self.state else { return Ok(()) };
+        if session.identity.expires_s.is_some() {
+            let renewed = String::from_utf8_lossy(update.new_secret.as_bytes());
+            let renewed = self.broker.renew(&session.identity, &renewed);
+            let identity = renewed.map_err(|Refused { why, .. }| {
+                let user = &session.identity.user;
+                tracing::error!(
+                    "connection {}: secret update was refused for user '{user}': {why}",
+                    self.registered.name
+                );
+                let text = "New secret was refused by one of the backends";
+                End::Close(Fault::new(ReplyCode::NotAllowed, text, UPDATE_SECRET))
+            })?;
+            let expiry = self.expiry(&identity);
+            let State::Running(session) = &mut self.state else { return Ok(()) };
+            session.renew(identity, expiry)?;
+        }
+        let reason = update.reason.as_str().escape_debug();
+        tracing::info!("connection {}: secret updated, reason: {reason}", self.registered.name);
         self.reply(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {}));
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Goes on with what a new token allows, if that lets the client stay where it is.
+    fn renew(&mut self, identity: Identity, expiry: Option<Expiry>) -> Outcomes<()> {
+        let vhost = &self.cx.vhost.name;
+        self.cx.actor.rights.grant(identity.scopes_in(vhost).unwrap_or_default());
+        if !self.cx.actor.rights.may_enter() {
+            let text = format!("access to vhost '{vhost}' refused for user '{}'", identity.user);
+            return Err(End::Close(Fault::new(ReplyCode::NotAllowed, text, UPDATE_SECRET)));
+        }
+        self.identity = identity;
+        self.expiry = expiry;
+        self.recheck_consumers();
         Ok(())
     }
 }

@@ -22,11 +22,11 @@ use crate::amqp::frame::{self, Frame, Malformed};
 use crate::amqp::method::{self, Id, Method, PUBLISH, Undecodable};
 use crate::amqp::properties::ContentHeader;
 use crate::amqp::{BASIC, ReplyCode, Table, short};
-use crate::auth::User;
 use crate::auth::certificate::Certificate;
 use crate::broker::Broker;
 use crate::broker::alarms::Active;
 use crate::broker::connections::{Asks, Registered};
+use crate::broker::login::Identity;
 use crate::channel::consume::Outcome;
 use crate::channel::egress::Egress;
 use crate::channel::{Channel, Context, Fault, write_close};
@@ -38,6 +38,7 @@ use amq_protocol::protocol::{AMQPClass, channel, connection};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// The read buffer grows to this while reads fill it, and shrinks again when they don't.
@@ -68,10 +69,10 @@ const CLOSE: Id = (10, 50);
 enum State {
     Starting,
     Tuning {
-        user: Arc<User>,
+        identity: Identity,
     },
     Opening {
-        user: Arc<User>,
+        identity: Identity,
     },
     Running(Box<Session>),
     /// connection.close was sent: nothing but the answer matters.
@@ -81,6 +82,9 @@ enum State {
 /// An open connection.
 struct Session {
     cx: Context,
+    identity: Identity,
+    /// Ends the connection when the token that its client logged in with does.
+    expiry: Option<Expiry>,
     broker: Arc<Broker>,
     registered: Arc<Registered>,
     channels: FxHashMap<u16, Slot>,
@@ -95,6 +99,28 @@ struct Session {
     /// Channels that would publish though nothing may be published.
     holding: Vec<u16>,
     next_epoch: u64,
+}
+
+/// An alarm, for as long as this lives.
+struct Expiry(AbortHandle);
+
+impl Expiry {
+    /// At a time in seconds since 1970.
+    fn at(expires_s: u64, now_ms: u64, registered: &Arc<Registered>) -> Self {
+        let patience = Duration::from_millis(expires_s.saturating_mul(1000).saturating_sub(now_ms));
+        let registered = Arc::clone(registered);
+        let alarm = async move {
+            tokio::time::sleep(patience).await;
+            registered.close("credential expired");
+        };
+        Self(tokio::spawn(alarm).abort_handle())
+    }
+}
+
+impl Drop for Expiry {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 enum Slot {
@@ -112,6 +138,7 @@ struct Connection {
     /// Its place among those who have not logged in, until it has.
     guest: Guest,
     accepted: Instant,
+    tls: Option<Arc<Facts>>,
     socket: Reader,
     egress: Arc<Egress>,
     state: State,
@@ -179,6 +206,7 @@ pub async fn serve(broker: Arc<Broker>, client: Client, guest: Guest) {
         registered,
         guest,
         accepted,
+        tls,
         socket,
         egress,
         state: State::Starting,
@@ -508,7 +536,7 @@ impl Connection {
             (State::Starting, AMQPClass::Connection(M::StartOk(start_ok))) => self.start_ok(start_ok).await,
             (State::Tuning { .. }, AMQPClass::Connection(M::TuneOk(tune_ok))) => self.tune_ok(&tune_ok),
             (State::Opening { .. }, AMQPClass::Connection(M::Open(open))) => self.open(&open),
-            (State::Running(_), AMQPClass::Connection(M::UpdateSecret(_))) => self.update_secret(),
+            (State::Running(_), AMQPClass::Connection(M::UpdateSecret(update))) => self.update_secret(&update),
             (State::Running(_), AMQPClass::Connection(M::Close(_))) => {
                 // Exclusive queues are gone and messages back in place before the client hears of it.
                 self.end_session(false).await;

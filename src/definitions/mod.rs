@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-pub use crate::auth::{User, UserLimits};
+pub use crate::auth::{Algorithm, User, UserLimits};
 pub use crate::broker::parameters::GlobalParameter;
 pub use crate::broker::users::{PermissionRow as Permission, TopicPermissionRow as TopicPermission};
 pub use crate::vhost::records::ParameterRecord as Parameter;

@@ -17,8 +17,8 @@ const NAME_BYTES_MAX: usize = 255;
 
 impl Document {
     /// The document in a file, by its extension `.json` or `.toml`, with what in it was left aside; or everything that
-    /// is wrong with it.
-    pub fn read(path: &Path, target: Target<'_>) -> Result<(Self, Vec<Remark>), Remarks> {
+    /// is wrong with it. Plain passwords are hashed by `hashing`, unless their user says by what.
+    pub fn read(path: &Path, target: Target<'_>, hashing: &Algorithm) -> Result<(Self, Vec<Remark>), Remarks> {
         let whole = |what: String| {
             let mut remarks = Remarks::default();
             remarks.mistake(Place::whole_file(path), "", what);
@@ -26,29 +26,45 @@ impl Document {
         };
         let text = fs::read_to_string(path).map_err(|error| whole(format!("can't be read: {error}")))?;
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("toml") => Self::from_toml(&text, path, target),
-            Some("json") => Self::from_json(&text, path, target),
+            Some("toml") => Self::from_toml(&text, path, target, hashing),
+            Some("json") => Self::from_json(&text, path, target, hashing),
             // RabbitMQ takes any name.
             _ if text.trim_start_matches('\u{feff}').trim_start().starts_with('{') => {
-                Self::from_json(&text, path, target)
+                Self::from_json(&text, path, target, hashing)
             }
             _ => Err(whole("definitions are read from .json and .toml files".to_owned())),
         }
     }
 
     /// `path` is only for the remarks.
-    pub fn from_json(text: &str, path: &Path, target: Target<'_>) -> Result<(Self, Vec<Remark>), Remarks> {
-        Self::of(&read_json(text, path)?, path, target)
+    pub fn from_json(
+        text: &str,
+        path: &Path,
+        target: Target<'_>,
+        hashing: &Algorithm,
+    ) -> Result<(Self, Vec<Remark>), Remarks> {
+        Self::of(&read_json(text, path)?, path, target, hashing)
     }
 
     /// `path` is only for the remarks.
-    pub fn from_toml(text: &str, path: &Path, target: Target<'_>) -> Result<(Self, Vec<Remark>), Remarks> {
-        Self::of(&read_toml(text.trim_start_matches('\u{feff}'), path)?, path, target)
+    pub fn from_toml(
+        text: &str,
+        path: &Path,
+        target: Target<'_>,
+        hashing: &Algorithm,
+    ) -> Result<(Self, Vec<Remark>), Remarks> {
+        Self::of(&read_toml(text.trim_start_matches('\u{feff}'), path)?, path, target, hashing)
     }
 
-    fn of(root: &Node, path: &Path, target: Target<'_>) -> Result<(Self, Vec<Remark>), Remarks> {
-        let mut reading =
-            Reading { path, target, names_vhosts: true, remarks: Remarks::default(), left_aside: BTreeMap::new() };
+    fn of(root: &Node, path: &Path, target: Target<'_>, hashing: &Algorithm) -> Result<(Self, Vec<Remark>), Remarks> {
+        let mut reading = Reading {
+            path,
+            target,
+            hashing,
+            names_vhosts: true,
+            remarks: Remarks::default(),
+            left_aside: BTreeMap::new(),
+        };
         let document = reading.document(root);
         reading.warn_of_left_aside();
         reading.remarks.into_result(document)
@@ -62,6 +78,8 @@ pub(super) type Lined<T> = (usize, T);
 pub(super) struct Reading<'a> {
     path: &'a Path,
     target: Target<'a>,
+    /// How plain passwords are hashed, unless their user says.
+    hashing: &'a Algorithm,
     /// Unless it's an export of one virtual host, whose records don't say where they belong.
     names_vhosts: bool,
     remarks: Remarks,
@@ -235,7 +253,8 @@ fn user(record: &mut Record<'_>, default_algorithm: &Algorithm, reading: &mut Re
     let password = record.text("password", reading);
     let password_hash = record.text("password_hash", reading);
     let algorithm = record.text("hashing_algorithm", reading);
-    let mut hashing_algorithm = algorithm.map_or(default_algorithm.clone(), |name| Algorithm::from_name(&name));
+    let otherwise = if password.is_some() { reading.hashing } else { default_algorithm };
+    let mut hashing_algorithm = algorithm.map_or(otherwise.clone(), |name| Algorithm::from_name(&name));
     let password_hash = match (password, password_hash) {
         (Some(_), Some(_)) => {
             record.mistake("password", "stands beside a password_hash; only one of them can count", reading);
@@ -243,7 +262,7 @@ fn user(record: &mut Record<'_>, default_algorithm: &Algorithm, reading: &mut Re
         }
         (Some(password), None) => {
             if matches!(hashing_algorithm, Algorithm::Unknown(_)) {
-                hashing_algorithm = Algorithm::Sha256;
+                hashing_algorithm = reading.hashing.clone();
             }
             hash(&password, &hashing_algorithm)
         }

@@ -8,11 +8,11 @@ use crate::written::{Remark, Remarks};
 type Read = Result<(Document, Vec<Remark>), Remarks>;
 
 fn json(text: &str) -> Read {
-    Document::from_json(text, Path::new("d.json"), Target::Named)
+    Document::from_json(text, Path::new("d.json"), Target::Named, &Algorithm::Sha256)
 }
 
 fn toml(text: &str) -> Read {
-    Document::from_toml(text, Path::new("d.toml"), Target::Named)
+    Document::from_toml(text, Path::new("d.toml"), Target::Named, &Algorithm::Sha256)
 }
 
 fn document(read: Read) -> Document {
@@ -296,7 +296,7 @@ fn an_export_of_one_virtual_host_goes_where_it_is_told() {
         mistakes(json(text)),
         ["d.json: holds one virtual host and doesn't say which; import it into one that you name"]
     );
-    let read = document(Document::from_json(text, Path::new("d.json"), Target::Vhost("new")));
+    let read = document(Document::from_json(text, Path::new("d.json"), Target::Vhost("new"), &Algorithm::Sha256));
     assert_eq!((read.queues[0].vhost.as_str(), read.bindings[0].vhost.as_str()), ("new", "new"));
     assert!(!read.to_json().to_string().contains("\"vhost\""));
     // Without that format the records have to say where they belong.
@@ -305,7 +305,7 @@ fn an_export_of_one_virtual_host_goes_where_it_is_told() {
 
 #[test]
 fn importing_into_a_virtual_host_leaves_out_what_belongs_to_none() {
-    let read = document(Document::from_json(EXPORT_4_3, Path::new("d.json"), Target::Vhost("v")));
+    let read = document(Document::from_json(EXPORT_4_3, Path::new("d.json"), Target::Vhost("v"), &Algorithm::Sha256));
     assert_eq!((read.users.len(), read.vhosts.len(), read.permissions.len()), (0, 0, 0));
     assert_eq!((read.queues[0].vhost.as_str(), read.policies[0].vhost.as_str()), ("v", "v"));
 }
@@ -370,8 +370,9 @@ fn a_folder_stands_for_its_files_by_name() {
 fn the_example_says_the_same_in_both_notations() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let read = |name: &str| {
-        let (document, warnings) =
-            Document::read(&folder.join(name), Target::Named).map_err(|remarks| panic!("{remarks}")).unwrap();
+        let (document, warnings) = Document::read(&folder.join(name), Target::Named, &Algorithm::Sha256)
+            .map_err(|remarks| panic!("{remarks}"))
+            .unwrap();
         assert_eq!(warnings, []);
         document
     };

@@ -5,8 +5,9 @@
 
 use super::answer::Failure;
 use super::request::Names;
-use crate::auth::{Login, Secret, User};
+use crate::auth::{Login, Secret};
 use crate::broker::Broker;
+use crate::broker::login::{Attempt, Identity};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
 use base64::Engine;
@@ -45,12 +46,12 @@ pub type Owner = fn(&Broker, &Names) -> Option<Arc<str>>;
 #[derive(Debug)]
 pub struct Visitor {
     pub name: Arc<str>,
-    pub user: Arc<User>,
+    pub identity: Identity,
 }
 
 impl Visitor {
     fn has_any(&self, tags: &[&str]) -> bool {
-        tags.iter().any(|tag| self.user.has_tag(tag))
+        tags.iter().any(|tag| self.identity.has_tag(tag))
     }
 
     fn is_manager(&self) -> bool {
@@ -71,15 +72,15 @@ impl Visitor {
 
     /// Whether the user's own permissions let them in; being an administrator does not.
     pub fn may_enter(&self, broker: &Broker, vhost: &str) -> bool {
-        broker.users.rights(&self.name, vhost).is_some()
+        broker.rights(&self.identity, vhost).is_some()
     }
 }
 
 /// Says who asks, by their credentials, if they may come from there.
 pub async fn visitor(broker: &Broker, headers: &HeaderMap, peer: IpAddr) -> Result<Visitor, Failure> {
     let login = credentials(headers)?;
-    match broker.users.log_in(&login, peer, &broker.config) {
-        Ok(user) => Ok(Visitor { name: user.name.as_str().into(), user }),
+    match broker.log_in(Attempt { login: &login, peer, certificate: None }).await {
+        Ok(identity) => Ok(Visitor { name: Arc::clone(&identity.user), identity }),
         // What is wrong is in the log already, and nobody else's business.
         Err(_) => Err(Failure::not_authenticated()),
     }

@@ -7,7 +7,8 @@ use super::permissions;
 use super::request::{Request, safe};
 use super::route::Route;
 use super::values::{self, boolean};
-use crate::auth::{self, Algorithm, User, UserLimits};
+use crate::auth::{Algorithm, Secret, User, UserLimits};
+use crate::broker::Broker;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value as Json, json};
@@ -56,7 +57,7 @@ async fn put(mut request: Request) -> Result<Answer, Failure> {
         None => known.as_ref().map(|user| user.limits).unwrap_or_default(),
         Some(limits) => self::limits(limits)?,
     };
-    let (password_hash, hashing_algorithm) = hash(&fields)?;
+    let (password_hash, hashing_algorithm) = hash(&request.broker, &fields).await?;
     let by = request.by();
     let user = User { name: name.clone(), password_hash, hashing_algorithm, tags, limits };
     if let Some(committed) = request.broker.put_user(user, &by) {
@@ -118,23 +119,30 @@ fn tags(fields: &Map<String, Json>) -> Result<Vec<String>, Failure> {
 }
 
 /// What a user's password is kept as.
-fn hash(fields: &Map<String, Json>) -> Result<(String, Algorithm), Failure> {
+async fn hash(broker: &Broker, fields: &Map<String, Json>) -> Result<(String, Algorithm), Failure> {
     match (fields.get("password"), fields.get("password_hash")) {
         (Some(_), Some(_)) => Err(Failure::bad_request("both_password_and_password_hash_are_provided")),
-        (Some(Json::String(password)), None) => Ok((auth::hash(password, &Algorithm::Sha256), Algorithm::Sha256)),
+        (Some(Json::String(password)), None) => {
+            let hash = broker.hash_password(&Secret::new(password.as_str())).await;
+            let hash = hash.ok_or_else(|| Failure::internal("too many passwords are being hashed"))?;
+            Ok((hash, broker.config.password_hashing.clone()))
+        }
         (Some(_), None) => Err(Failure::bad_request("password should be a string")),
         (None, None) => Ok((String::new(), Algorithm::Sha256)),
         (None, Some(hash)) => {
-            let hash = hash
-                .as_str()
-                .filter(|hash| BASE64.decode(hash).is_ok())
-                .ok_or_else(|| Failure::bad_request(json!(["not_base64", hash])))?;
             let algorithm = match fields.get("hashing_algorithm") {
                 None => Algorithm::Sha256,
                 Some(Json::String(name)) => Algorithm::from_name(name),
                 Some(_) => return Err(Failure::bad_request("hashing_algorithm should be a string")),
             };
-            Ok((hash.to_owned(), algorithm))
+            // RabbitMQ's are Base64, whatever the algorithm.
+            let takes = |hash: &&str| match algorithm {
+                Algorithm::Unknown(_) => BASE64.decode(hash).is_ok(),
+                _ => algorithm.takes(hash),
+            };
+            let text = hash.as_str().filter(takes);
+            let text = text.ok_or_else(|| Failure::bad_request(json!(["not_base64", hash])))?.to_owned();
+            Ok((text, algorithm))
         }
     }
 }

@@ -20,7 +20,7 @@ async fn whoami(request: Request) -> Result<Answer, Failure> {
     let visitor = request.visitor();
     let mut fields = Map::new();
     fields.insert("name".to_owned(), (&*visitor.name).into());
-    fields.insert("tags".to_owned(), visitor.user.tags.iter().map(|tag| Json::from(tag.as_str())).collect());
+    fields.insert("tags".to_owned(), visitor.identity.tags.iter().map(|tag| Json::from(tag.as_str())).collect());
     fields.insert("is_internal_user".to_owned(), true.into());
     Ok(object(&request.query, fields))
 }

@@ -246,7 +246,7 @@ fn read_definitions(config: &Config) -> Result<Vec<Document>, Remarks> {
             remarks
         })?;
         for file in files {
-            let (document, warnings) = Document::read(&file, definitions::Target::Named)?;
+            let (document, warnings) = Document::read(&file, definitions::Target::Named, &config.password_hashing)?;
             for warning in warnings {
                 tracing::warn!("{warning}");
             }

@@ -22,6 +22,7 @@ mod http_changes;
 mod http_roles;
 mod layers;
 mod life;
+mod login;
 mod paging;
 mod policies;
 mod pressure;

@@ -60,13 +60,13 @@ impl Algorithm {
 }
 
 /// A key. Its kind says which algorithms it is for; a JSON Web Key may say so more narrowly.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Key {
     material: Material,
     only: Option<Algorithm>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 enum Material {
     Secret(Vec<u8>),
     /// Modulus and exponent, big-endian.

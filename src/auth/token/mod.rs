@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 const TOKEN_BYTES_MAX: usize = 64 << 10;
 
 /// Which tokens are believed, and how they are read.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Issuer {
     /// The broker's name among the audiences of a token.
     pub resource_server_id: String,
@@ -63,6 +63,13 @@ pub struct Claims {
 /// Why a token is not believed. The text holds nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused(pub &'static str);
+
+/// Whether a text looks like a token, whoever it may be from.
+pub fn is_one(text: &str) -> bool {
+    let mut parts = text.split('.');
+    let header = parts.next().and_then(|header| octets(header).ok()).and_then(|header| object(&header).ok());
+    header.is_some_and(|header| header.contains_key("alg")) && parts.count() == 2
+}
 
 impl Issuer {
     /// Reads a token at a time in seconds since 1970.

@@ -171,6 +171,16 @@ fn what_is_no_token_is_refused() {
 }
 
 #[test]
+fn no_password_looks_like_a_token() {
+    let (_, [(_, signer), ..]) = issuer();
+    assert!(is_one(&signer.token(&json!({"alg": "none"}), &payload())));
+    assert!(!is_one(&signer.token(&json!({"typ": "JWT"}), &payload())));
+    for password in ["", "geheim", "a.b.c", "..", "e30.e30.e30", "e30"] {
+        assert!(!is_one(password), "{password}");
+    }
+}
+
+#[test]
 fn times_and_audiences_are_checked() {
     let (issuer, _) = issuer();
     let with = |name: &str, value: Json| {
