@@ -34,6 +34,12 @@ impl Pace {
         }
     }
 
+    /// Takes one in any case, and says how long until it would have been its turn.
+    pub fn owe(&mut self, now: Instant) -> Option<Duration> {
+        self.due = self.due.max(now) + self.interval;
+        self.due.checked_duration_since(now + self.ahead_max).filter(|wait| !wait.is_zero())
+    }
+
     /// Nothing it took matters any more: it is as good as new.
     pub fn is_rested(&self, now: Instant) -> bool {
         self.due <= now
@@ -43,6 +49,16 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_in_any_case_is_owed() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10, 5, start);
+        let waits: Vec<_> = (0..7).map(|_| pace.owe(start)).collect();
+        assert_eq!(waits[..5], [None; 5]);
+        assert_eq!(waits[5..], [Some(Duration::from_millis(100)), Some(Duration::from_millis(200))]);
+        assert_eq!(pace.owe(start + Duration::from_secs(1)), None);
+    }
 
     #[test]
     fn a_burst_goes_at_once_and_the_rest_evenly() {

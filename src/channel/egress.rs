@@ -99,6 +99,8 @@ pub struct Egress {
     this: Weak<Self>,
     /// Octets written, and when something was last written, in heartbeat ticks.
     pub written_bytes: AtomicU64,
+    /// The socket takes no more for now.
+    pub stalled: AtomicBool,
     /// The client wants to know when a consumer is cancelled.
     pub cancel_notify: AtomicBool,
     opener: OnceLock<Opener>,
@@ -246,6 +248,7 @@ impl Egress {
             runtime: tokio::runtime::Handle::current(),
             this: this.clone(),
             written_bytes: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
             cancel_notify: AtomicBool::new(false),
             opener: OnceLock::new(),
         })
@@ -472,13 +475,19 @@ impl Egress {
                         writer.at += count;
                         self.written_bytes.fetch_add(count as u64, Ordering::Relaxed);
                     }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        self.stalled.store(true, Ordering::Relaxed);
+                        return true;
+                    }
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Err(_) => {
                         self.broken.store(true, Ordering::Release);
                         self.drained.notify_waiters();
                     }
                 }
+            }
+            if self.stalled.load(Ordering::Relaxed) {
+                self.stalled.store(false, Ordering::Relaxed);
             }
             writer.buffer.clear();
             writer.buffer.shrink_to(2 * WRITE_BYTES);

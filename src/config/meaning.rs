@@ -65,6 +65,9 @@ pub struct Config {
     pub initial_frame_max: u32,
     /// 0 is as many as there are numbers.
     pub channel_max: u16,
+    pub channel_churn_max: Option<u32>,
+    /// `None`: for ever.
+    pub write_timeout: Option<Duration>,
     pub channel_max_per_node: Option<u32>,
     pub vhost_max: Option<u32>,
     pub cluster_queue_limit: Option<u32>,
@@ -320,6 +323,8 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         frame_max: meaning.bytes("frame_max"),
         initial_frame_max: meaning.bytes("initial_frame_max"),
         channel_max: meaning.number("channel_max").unwrap_or_default(),
+        channel_churn_max: meaning.number("channel_churn_max"),
+        write_timeout: Some(meaning.time("write_timeout")).filter(|timeout| !timeout.is_zero()),
         channel_max_per_node: meaning.number("channel_max_per_node"),
         vhost_max: meaning.number("vhost_max"),
         cluster_queue_limit: meaning.number("cluster_queue_limit"),

@@ -477,6 +477,22 @@ pub static SETTINGS: &[Setting] = &[
         about: "channels a connection; 0 for as many as the protocol has numbers",
     },
     Setting {
+        key: "channel_churn_max",
+        kind: Kind::Number { min: 1, max: 100_000, nothing: Some("infinity") },
+        default: Default::Written("200"),
+        conf: &[],
+        variables: &[],
+        about: "channels that a connection may open a second, ten seconds' worth of them at once; who is faster is read more slowly",
+    },
+    Setting {
+        key: "write_timeout",
+        kind: Kind::Time { unit: Unit::Milliseconds, max_s: 24 * 3600 },
+        default: Default::Written(r#""5 min""#),
+        conf: &[],
+        variables: &[],
+        about: "how long a client may take nothing of what is sent to it before it is dropped; 0 for ever",
+    },
+    Setting {
         key: "channel_max_per_node",
         kind: Kind::Number { min: 0, max: u32::MAX as u64, nothing: Some("infinity") },
         default: Default::Written(r#""infinity""#),

@@ -9,6 +9,7 @@ use crate::broker::login::{Attempt, Identity, Refused};
 use crate::channel::egress::Opener;
 use crate::channel::{Context, Fault, Limits};
 use crate::config::Verify;
+use crate::pace::Pace;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::Outlet;
 use crate::vhost::Actor;
@@ -23,6 +24,8 @@ use std::time::Duration;
 const SASL_HEADER: &[u8; 8] = b"AMQP\x03\x01\x00\x00";
 /// The method connection.update-secret.
 const UPDATE_SECRET: (u16, u16) = (10, 70);
+/// Seconds' worth of new channels that a client may open at once.
+const CHURN_BURST_S: u32 = 10;
 /// Also taken for 0-9-1: the header of the 0-9 drafts.
 const OLD_HEADER: &[u8; 8] = b"AMQP\x01\x01\x00\x09";
 
@@ -233,6 +236,10 @@ impl Connection {
             identity: identity.clone(),
             broker: Arc::clone(&self.broker),
             registered: Arc::clone(&self.registered),
+            churn: config
+                .channel_churn_max
+                .map(|rate| Pace::new(rate, rate.saturating_mul(CHURN_BURST_S), std::time::Instant::now())),
+            churn_end: None,
             channels: FxHashMap::default(),
             touched: Vec::new(),
             published: false,

@@ -30,6 +30,7 @@ use crate::broker::login::Identity;
 use crate::channel::consume::Outcome;
 use crate::channel::egress::Egress;
 use crate::channel::{Channel, Context, Fault, write_close};
+use crate::pace::Pace;
 use crate::queue::consumer::Outlet;
 use crate::transport::tls::Facts;
 use crate::transport::{Client, Reader};
@@ -37,6 +38,7 @@ use crate::vhost::{Vhost, events};
 use amq_protocol::protocol::{AMQPClass, channel, connection};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -88,6 +90,9 @@ struct Session {
     broker: Arc<Broker>,
     registered: Arc<Registered>,
     channels: FxHashMap<u16, Slot>,
+    /// How fast channels may be opened, and until when the client is not read for having been faster.
+    churn: Option<Pace>,
+    churn_end: Option<Instant>,
     /// Channels that have something to hand over.
     touched: Vec<u16>,
     /// This read brought messages.
@@ -159,6 +164,8 @@ enum Pause {
     Disk(Arc<Vhost>),
     /// It leaves replies unread.
     Replies(Arc<Egress>),
+    /// It opens channels faster than it may.
+    Churn(Instant),
 }
 
 impl Pause {
@@ -169,6 +176,7 @@ impl Pause {
             Self::Alarm => std::future::pending().await,
             Self::Disk(vhost) => vhost.caught_up().await,
             Self::Replies(egress) => egress.fetched().await,
+            Self::Churn(end) => tokio::time::sleep_until(*end).await,
         }
     }
 }
@@ -251,6 +259,8 @@ impl Connection {
         let mut last_written = (Instant::now(), 0);
         let mut last_look = Instant::now();
         let mut last_presence = Instant::now();
+        let mut last_taken = (Instant::now(), 0);
+        let write_timeout = self.broker.config.write_timeout;
         loop {
             match self.frames(&mut buffer).await {
                 Ok(()) => {}
@@ -286,7 +296,8 @@ impl Connection {
             };
             let look = patience.map(|patience| last_look + patience);
             let presence = matches!(pause, Some(Pause::Alarm)).then(|| last_presence + PRESENCE_LOOKS);
-            let deadline = [deadline, look, presence].into_iter().flatten().min();
+            let stall_look = write_timeout.map(|timeout| Instant::now() + timeout / 4);
+            let deadline = [deadline, look, presence, stall_look].into_iter().flatten().min();
             let registered = Arc::clone(&self.registered);
             tokio::select! {
                 read = buffer.read(&mut self.socket), if pause.is_none() => match read {
@@ -310,13 +321,19 @@ impl Connection {
                 }
                 () = until(deadline) => {
                     let now = Instant::now();
-                    if !matches!(self.state, State::Running(_)) {
+                    if !matches!(self.state, State::Running(_)) && now >= handshake {
                         return End::Drop("the handshake took too long".into());
                     }
                     if pause.is_none() && !self.heartbeat.is_zero() && now >= last_read + 2 * self.heartbeat {
                         return End::Drop("missed heartbeats from client".into());
                     }
                 }
+            }
+            let written = self.egress.written_bytes.load(Ordering::Relaxed);
+            if !self.egress.stalled.load(Ordering::Relaxed) || last_taken.1 != written {
+                last_taken = (Instant::now(), written);
+            } else if write_timeout.is_some_and(|timeout| last_taken.0.elapsed() >= timeout) {
+                return End::Drop("client has not taken anything of what is sent to it for too long".into());
             }
             if presence.is_some_and(|presence| presence <= Instant::now()) {
                 last_presence = Instant::now();
@@ -331,7 +348,7 @@ impl Connection {
                 }
             }
             if !self.heartbeat.is_zero() {
-                let written = self.egress.written_bytes.load(std::sync::atomic::Ordering::Relaxed);
+                let written = self.egress.written_bytes.load(Ordering::Relaxed);
                 if written != last_written.1 {
                     last_written = (Instant::now(), written);
                 } else if last_written.0.elapsed() >= self.heartbeat / 2 {
@@ -445,6 +462,9 @@ impl Connection {
             return Some(Pause::Disk(Arc::clone(&session.cx.vhost)));
         }
         session.published = false;
+        if let Some(end) = session.churn_end.filter(|end| *end > Instant::now()) {
+            return Some(Pause::Churn(end));
+        }
         self.egress.is_full().then(|| Pause::Replies(Arc::clone(&self.egress)))
     }
 
@@ -948,6 +968,9 @@ impl Session {
         }
         let counted = self.broker.open_channel(&self.registered);
         counted.map_err(|refusal| Wrong::Connection(Fault::new(refusal.reply_code(), refusal.text, (0, 0))))?;
+        let now = Instant::now();
+        let owed = self.churn.as_mut().and_then(|churn| churn.owe(now.into_std()));
+        self.churn_end = owed.map(|wait| now + wait);
         self.next_epoch += 1;
         let channel = Channel::open(frame.channel, self.next_epoch, &self.cx);
         self.channels.insert(frame.channel, Slot::Open(Box::new(channel)));

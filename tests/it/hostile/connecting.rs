@@ -70,14 +70,14 @@ fn hold(at: SocketAddr, sockets: usize, stop: &Stop) {
 fn slow_handshakes_take_few_places_and_newcomers_get_in() {
     let (mut broker, strangers) = open_to_strangers(&[]);
     let script = Script { normal: Normal::Newcomer, threads: 1, memory_bytes_max: 64 * MIB };
-    script.run(&mut broker, |_, stop| hold(strangers, 1500, stop));
+    script.run(&mut broker, |_, _, stop| hold(strangers, 1500, stop));
 }
 
 #[test]
 fn a_flood_of_connections_does_not_slow_those_who_are_in() {
     let (mut broker, strangers) = open_to_strangers(&[]);
     let script = Script { normal: Normal::Transient, threads: 1, memory_bytes_max: 64 * MIB };
-    script.run(&mut broker, |_, stop| {
+    script.run(&mut broker, |_, _, stop| {
         while !stop.is_set() {
             for _ in 0..5 {
                 let _ = TcpStream::connect(strangers).map(|mut socket| socket.write_all(PROTOCOL_HEADER));

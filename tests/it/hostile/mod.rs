@@ -6,6 +6,7 @@
 //! `LEVERET_HOSTILE_MS` makes each measurement longer.
 
 mod connecting;
+mod logged_in;
 
 use super::support::peer::{PERSISTENT, PLAIN};
 use super::support::{Broker, Declare, Peer, scale};
@@ -54,15 +55,15 @@ struct Script {
 
 impl Script {
     /// Has `attack` called by each of the threads, with its number, until it is told to stop; it may end earlier.
-    fn run(&self, broker: &mut Broker, attack: impl Fn(usize, &Stop) + Sync) {
+    fn run(&self, broker: &mut Broker, attack: impl Fn(&Broker, usize, &Stop) + Sync) {
         let _turn = TURN.lock();
         let time = Duration::from_millis(scale("LEVERET_HOSTILE_MS", 600));
         // What is allocated for whoever comes first is no growth.
-        self.measure(broker, Duration::from_millis(100), &|_, _| {});
+        self.measure(broker, Duration::from_millis(100), &|_, _, _| {});
         let before = broker.resident_bytes();
         let mut seen = Vec::new();
         let is_unharmed = (0..ATTEMPTS).any(|_| {
-            let (alone, _) = self.measure(broker, time, &|_, stop| burn(stop));
+            let (alone, _) = self.measure(broker, time, &|_, _, stop| burn(stop));
             let (beside, most) = self.measure(broker, time, &attack);
             let grown = most.saturating_sub(before);
             println!("99 % within {alone:?} alone, {beside:?} beside it; {} KiB more at most", grown >> 10);
@@ -76,14 +77,19 @@ impl Script {
     }
 
     /// The normal client's 99th percentile, and the most memory that was seen meanwhile.
-    fn measure(&self, broker: &Broker, time: Duration, attack: &(impl Fn(usize, &Stop) + Sync)) -> (Duration, u64) {
+    fn measure(
+        &self,
+        broker: &Broker,
+        time: Duration,
+        attack: &(impl Fn(&Broker, usize, &Stop) + Sync),
+    ) -> (Duration, u64) {
         let (stop, most) = (Stop::default(), AtomicU64::new(0));
         let mut client = Client::new(broker, self.normal);
         let mut took = Vec::new();
         std::thread::scope(|scope| {
             for number in 0..self.threads {
                 let stop = &stop;
-                scope.spawn(move || attack(number, stop));
+                scope.spawn(move || attack(broker, number, stop));
             }
             scope.spawn(|| {
                 while !stop.is_set() {

@@ -629,6 +629,14 @@ impl Peer {
         }
     }
 
+    /// Drops what has come so far, unread.
+    pub fn drop_answers(&mut self) {
+        self.socket.set_nonblocking(true).unwrap();
+        let mut piece = [0; 64 << 10];
+        while matches!(self.socket.read(&mut piece), Ok(1..)) {}
+        self.socket.set_nonblocking(false).unwrap();
+    }
+
     /// A second hold on the same socket, to write while this one reads.
     pub fn second_hold(&self) -> TcpStream {
         self.socket.try_clone().unwrap()
