@@ -1,13 +1,17 @@
 //! RabbitMQ made atoms of names, of which an Erlang node can hold a million and forgets none. Here names that clients choose
 //! leave nothing behind: so many new ones of a sort must not make the broker grow by what the names alone would take.
 
+use super::super::support::http::read_reply;
 use super::super::support::peer::{Incoming, PLAIN, write_publish};
-use super::super::support::{Broker, Declare, Peer};
+use super::super::support::{Api, Broker, Declare, Peer};
 use super::{MIB, assert_alive, table, text, with_headers};
 use amq_protocol::protocol::{AMQPClass, basic, channel, connection, exchange, queue};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use leveret::amqp::table::Writer;
 use leveret::amqp::{PROTOCOL_HEADER, method};
+use serde_json::{Value as Json, json};
+use std::io::Write;
+use std::net::TcpStream;
 
 /// Names used at a time.
 const AT_ONCE: u32 = 250;
@@ -23,10 +27,15 @@ fn name(number: u32) -> String {
 }
 
 /// Lets `work` use so many names, [`AT_ONCE`] at a time, and as many others before, in which memory may grow.
-fn leaves_nothing(broker: &Broker, names: u32, mut work: impl FnMut(&[String])) {
+fn leaves_nothing(broker: &Broker, names: u32, work: impl FnMut(&[String])) {
+    leaves_nothing_of(broker, names, AT_ONCE, work);
+}
+
+/// The same with so many at a time.
+fn leaves_nothing_of(broker: &Broker, names: u32, at_once: u32, mut work: impl FnMut(&[String])) {
     let mut use_from = |from: u32| {
-        for first in (from..from + names).step_by(AT_ONCE as usize) {
-            let names: Vec<String> = (first..first + AT_ONCE).map(name).collect();
+        for first in (from..from + names).step_by(at_once as usize) {
+            let names: Vec<String> = (first..first + at_once).map(name).collect();
             work(&names);
         }
     };
@@ -202,21 +211,111 @@ fn refused_logins(broker: &Broker, names: &[String], start_ok: impl Fn(&mut Peer
 
 #[test]
 fn users_that_are_not_there_leave_nothing() {
-    // The silence after a refusal is long enough.
-    let mut broker = Broker::with(&["--login-delay=0"]);
-    leaves_nothing(&broker, 2000, |names| {
-        refused_logins(&broker, names, |peer, name| {
-            peer.start_ok("PLAIN", format!("\0{name}\0{name}").as_bytes(), FieldTable::default());
-        });
-    });
+    /// Octets beside a name's number: a login of this size fits the first frame, and is far more than memory varies by.
+    const LONG: usize = 6000;
+    const NAMES: u32 = 1000;
+    let mut broker = Broker::start();
+    let log_in_from = |first: u32| {
+        for first in (first..first + NAMES).step_by(AT_ONCE as usize) {
+            let names: Vec<String> = (first..first + AT_ONCE).map(name).collect();
+            refused_logins(&broker, &names, |peer, name| {
+                let user = name.to_owned() + &"u".repeat(LONG);
+                peer.start_ok("PLAIN", format!("\0{user}\0{name}").as_bytes(), FieldTable::default());
+            });
+        }
+    };
+    log_in_from(0);
+    let before = broker.resident_bytes();
+    log_in_from(NAMES);
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < u64::from(NAMES) * LONG as u64 / 2, "it grew by {} KiB from {} MiB", grown >> 10, before / MIB);
     assert_alive(&mut broker);
 }
 
 #[test]
 fn cve_2026_67222_mechanisms_that_are_none_leave_nothing() {
     let mut broker = Broker::start();
-    leaves_nothing(&broker, 2000, |names| {
+    leaves_nothing_of(&broker, 5000, 1000, |names| {
         refused_logins(&broker, names, |peer, name| peer.start_ok(name, name.as_bytes(), FieldTable::default()));
     });
     assert_alive(&mut broker);
+}
+
+/// Asks for something on one connection to the API, and says with which status it was answered.
+fn request(api: &Api<'_>, socket: &mut TcpStream, method: &str, path: &str, body: &Json) -> u16 {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let head = format!("{}Content-Length: {}\r\n\r\n{body}", api.head(method, path), body.len());
+    socket.write_all(head.as_bytes()).unwrap();
+    read_reply(socket).expect("an answer").status
+}
+
+/// As [`leaves_nothing`], with a connection to the API.
+fn leaves_nothing_over_http(names: u32, work: impl Fn(&mut dyn FnMut(&str, &str, &Json) -> u16, &[String])) {
+    let mut broker = Broker::with(&["--http-port", "0"]);
+    let api = Api::of(&broker);
+    let mut socket = api.connect();
+    leaves_nothing(&broker, names, |names| {
+        work(&mut |method, path, body| request(&api, &mut socket, method, path, body), names);
+    });
+    assert_alive(&mut broker);
+}
+
+#[test]
+fn cve_2026_67226_tags_of_users_leave_nothing() {
+    leaves_nothing_over_http(10_000, |request, names| {
+        // As many as a user may have at a time, and a user that has none again.
+        for tags in names.chunks(32) {
+            let status = request("PUT", "/api/users/u", &json!({"password_hash": "", "tags": tags}));
+            assert!([201, 204].contains(&status), "{status}");
+        }
+        assert_eq!(request("PUT", "/api/users/u", &json!({"password_hash": "", "tags": ""})), 204);
+    });
+}
+
+#[test]
+fn cve_2026_67229_what_is_said_of_virtual_hosts_leaves_nothing() {
+    leaves_nothing_over_http(10_000, |request, names| {
+        for names in names.chunks(30) {
+            let mut fields = json!({"tags": names, "description": ""});
+            for name in names {
+                fields[name] = json!(name);
+            }
+            let status = request("PUT", "/api/vhosts/v", &fields);
+            assert!([201, 204].contains(&status), "{status}");
+        }
+        assert_eq!(request("DELETE", "/api/vhosts/v", &Json::Null), 204);
+    });
+}
+
+#[test]
+fn cve_2026_67227_global_parameters_that_are_gone_leave_nothing() {
+    leaves_nothing_over_http(1500, |request, names| {
+        for name in names {
+            let path = format!("/api/global-parameters/{name}");
+            assert_eq!(request("PUT", &path, &json!({"value": 1})), 201);
+            assert_eq!(request("DELETE", &path, &Json::Null), 204);
+        }
+    });
+}
+
+#[test]
+fn cve_2026_67228_components_that_are_none_leave_nothing() {
+    leaves_nothing_over_http(10_000, |request, names| {
+        for name in names {
+            let path = format!("/api/parameters/{name}/%2F/{name}");
+            assert_eq!(request("PUT", &path, &json!({"value": {}})), 400);
+            assert_eq!(request("DELETE", &path, &Json::Null), 404);
+        }
+    });
+}
+
+#[test]
+fn cve_2026_66073_nodes_that_are_not_there_leave_nothing() {
+    leaves_nothing_over_http(10_000, |request, names| {
+        for name in names {
+            assert_eq!(request("GET", &format!("/api/nodes/{name}"), &Json::Null), 404);
+            let user = json!({"password_hash": "", "node": name});
+            assert_eq!(request("PUT", &format!("/api/users/{name}"), &user), 400);
+        }
+    });
 }

@@ -5,8 +5,8 @@ use super::super::support::{Broker, Declare, Peer, eventually};
 use super::{assert_alive, broker_with, declare_exchange, exchange_declared, permission, table, text, with_headers};
 use amq_protocol::protocol::{AMQPClass, basic, channel, connection};
 use amq_protocol::types::FieldTable;
-use leveret::amqp::frame;
 use leveret::amqp::table::Writer;
+use leveret::amqp::{PROTOCOL_HEADER, frame};
 
 /// A broker with the users `owner`, who may do everything in the virtual host `/`, and `other`, whose patterns are given.
 fn broker_of_two(configure: &str, write: &str, read: &str) -> Broker {
@@ -221,4 +221,76 @@ fn cve_2026_66067_a_users_limit_counts_whichever_way_in_and_out() {
     broker.restart();
     let _all = [Peer::open_as(&broker, "u", "v"), Peer::open_as(&broker, "u", "v"), Peer::open_as(&broker, "u", "/")];
     Peer::knock(&broker, "u", "/").expect_connection_close(530, user);
+}
+
+/// A broker that believes proxies on this machine.
+fn behind_a_proxy(flags: &[&str]) -> Broker {
+    let proxy = ["--proxy-protocol=true", "--proxy-protocol-trusted", "127.0.0.1"];
+    Broker::with(&[&proxy[..], flags].concat())
+}
+
+/// Whether `guest`, who may only come from this machine, is let in with these octets in front.
+fn lets_guest_in(broker: &Broker, header: &[u8]) -> bool {
+    let mut peer = Peer::silent(broker);
+    peer.octets(header);
+    peer.octets(PROTOCOL_HEADER);
+    let Some(start) = peer.try_next() else { return false };
+    assert!(matches!(start, Incoming::Method(0, AMQPClass::Connection(connection::AMQPMethod::Start(_)))));
+    peer.start_ok("PLAIN", b"\0guest\0guest", FieldTable::default());
+    peer.try_next().is_some()
+}
+
+#[test]
+fn cve_2026_57216_where_somebody_is_counts_and_not_where_they_arrive() {
+    let mut broker = behind_a_proxy(&[]);
+    // From elsewhere to this machine's own address is from elsewhere, from here to any other from here.
+    for header in [
+        &b"PROXY TCP4 198.51.100.7 127.0.0.1 51234 5672\r\n"[..],
+        b"PROXY TCP6 2001:db8::7 ::1 51234 5672\r\n",
+        b"PROXY TCP6 ::ffff:198.51.100.7 ::ffff:127.0.0.1 51234 5672\r\n",
+    ] {
+        assert!(!lets_guest_in(&broker, header), "{}", String::from_utf8_lossy(header));
+    }
+    for header in [
+        &b"PROXY TCP4 127.0.0.1 198.51.100.7 51234 5672\r\n"[..],
+        b"PROXY TCP6 ::1 2001:db8::7 51234 5672\r\n",
+        b"PROXY TCP6 ::ffff:127.0.0.1 ::ffff:198.51.100.7 51234 5672\r\n",
+    ] {
+        assert!(lets_guest_in(&broker, header), "{}", String::from_utf8_lossy(header));
+    }
+    assert!(broker.is_running());
+    // The same without a proxy, where this machine has another address: packets to it come from it.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    if socket.connect("192.0.2.1:9").is_ok() {
+        let own = socket.local_addr().unwrap().ip();
+        let broker = Broker::with(&["--bind", &own.to_string()]);
+        let mut peer = Peer::silent_at(broker.listener_on(own));
+        peer.octets(PROTOCOL_HEADER);
+        peer.expect_start();
+        peer.start_ok("PLAIN", b"\0guest\0guest", FieldTable::default());
+        peer.expect_eof();
+    }
+}
+
+#[test]
+fn cve_2026_67411_what_a_proxy_says_counts_for_the_loopback_users_and_only_if_it_is_trusted() {
+    const AFAR: &[u8] = b"PROXY TCP4 198.51.100.7 203.0.113.1 51234 5672\r\n";
+    const HERE: &[u8] = b"PROXY TCP4 127.0.0.1 127.0.0.1 51234 5672\r\n";
+    // Version 2, TCP over IPv4, from 198.51.100.7 to 127.0.0.1.
+    const AFAR_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x07\x7f\0\0\x01\xc8\x22\x16\x28";
+    let broker = behind_a_proxy(&[]);
+    assert!(lets_guest_in(&broker, HERE));
+    assert!(!lets_guest_in(&broker, AFAR));
+    assert!(!lets_guest_in(&broker, AFAR_2));
+    // A second header is none, and a proxy that is not trusted says nothing that counts.
+    assert!(!lets_guest_in(&broker, &[AFAR, HERE].concat()));
+    let strict = Broker::with(&["--proxy-protocol=true", "--proxy-protocol-trusted", "198.51.100.0/24"]);
+    let mut peer = Peer::silent(&strict);
+    let _ = peer.try_octets(&[HERE, PROTOCOL_HEADER].concat());
+    peer.expect_eof();
+    // Where no proxy is expected, whoever says so is no client at all.
+    let plain = Broker::start();
+    let mut peer = Peer::silent(&plain);
+    let _ = peer.try_octets(HERE);
+    assert!(!peer.rest().starts_with(&[1]));
 }
