@@ -42,7 +42,7 @@ fn knock(broker: &Broker, user: &str, password: &str) -> Peer {
     peer
 }
 
-fn is_let_in(broker: &Broker, user: &str, password: &str) -> bool {
+pub fn is_let_in(broker: &Broker, user: &str, password: &str) -> bool {
     let mut peer = knock(broker, user, password);
     match peer.next() {
         Incoming::Method(0, AMQPClass::Connection(connection::AMQPMethod::Tune(_))) => true,
@@ -55,7 +55,7 @@ fn is_let_in(broker: &Broker, user: &str, password: &str) -> bool {
 }
 
 /// A connection with channel 1 open.
-fn enter(broker: &Broker, user: &str, password: &str) -> Peer {
+pub fn enter(broker: &Broker, user: &str, password: &str) -> Peer {
     let mut peer = knock(broker, user, password);
     peer.expect_tune();
     peer.tune_ok(0);
@@ -156,7 +156,7 @@ fn a_flood_of_logins_leaves_publishers_their_turn() {
 // ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A broker that believes tokens signed with the key of the tests.
-fn broker_for_tokens(more: &str) -> Broker {
+pub fn broker_for_tokens(more: &str) -> Broker {
     let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/rsa.pub.pem");
     Broker::with_config(&format!(
         "auth_backends = ['oauth2', 'internal']\nlogin_delay = 10\n{more}\n[auth_oauth2]\n\
@@ -164,12 +164,12 @@ fn broker_for_tokens(more: &str) -> Broker {
     ))
 }
 
-fn now_s() -> u64 {
+pub fn now_s() -> u64 {
     UNIX_EPOCH.elapsed().unwrap().as_secs()
 }
 
 /// What a token says that is good for a minute.
-fn claims(user: &str, scopes: &str) -> Json {
+pub fn claims(user: &str, scopes: &str) -> Json {
     json!({"sub": user, "aud": "rabbitmq", "exp": now_s() + 60, "scope": scopes})
 }
 
@@ -189,18 +189,18 @@ fn rsa(text: &[u8]) -> Vec<u8> {
     signature
 }
 
-fn token(claims: &Json) -> String {
+pub fn token(claims: &Json) -> String {
     signed(&json!({"alg": "RS256", "typ": "JWT"}), claims, rsa)
 }
 
-const ALL: &str = "rabbitmq.configure:*/* rabbitmq.write:*/* rabbitmq.read:*/*";
+pub const ALL: &str = "rabbitmq.configure:*/* rabbitmq.write:*/* rabbitmq.read:*/*";
 
-fn update_secret(peer: &mut Peer, secret: &str) {
+pub fn update_secret(peer: &mut Peer, secret: &str) {
     let update = connection::UpdateSecret { new_secret: secret.into(), reason: "it gets old".into() };
     peer.connection(connection::AMQPMethod::UpdateSecret(update));
 }
 
-fn expect_secret_updated(peer: &mut Peer) {
+pub fn expect_secret_updated(peer: &mut Peer) {
     peer.expect(0, &AMQPClass::Connection(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {})));
 }
 

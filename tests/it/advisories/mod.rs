@@ -9,6 +9,7 @@ mod rights;
 mod routing;
 mod secrets;
 mod tls;
+mod tokens;
 mod wire;
 
 use super::support::{Broker, Peer};

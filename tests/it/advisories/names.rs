@@ -27,7 +27,7 @@ fn name(number: u32) -> String {
 }
 
 /// Lets `work` use so many names, [`AT_ONCE`] at a time, and as many others before, in which memory may grow.
-fn leaves_nothing(broker: &Broker, names: u32, work: impl FnMut(&[String])) {
+pub fn leaves_nothing(broker: &Broker, names: u32, work: impl FnMut(&[String])) {
     leaves_nothing_of(broker, names, AT_ONCE, work);
 }
 
