@@ -35,6 +35,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
         "connection",
         &[
             "admission",
+            "pace",
             "channel",
             "transport",
             "broker",

@@ -1,6 +1,6 @@
 //! Who has logged in and does harm.
 
-use super::super::support::peer::{PLAIN, write_header, write_publish};
+use super::super::support::peer::{PERSISTENT, PLAIN, write_header, write_publish};
 use super::super::support::{Broker, Declare, Peer, eventually};
 use super::{MIB, Normal, Script, Stop};
 use amq_protocol::protocol::{AMQPClass, basic, channel, queue};
@@ -249,4 +249,33 @@ fn bodies_that_are_announced_and_not_sent_take_no_memory() {
             std::thread::sleep(Duration::from_millis(10));
         }
     });
+}
+
+/// Publishes for the disk as fast as it is read, into a queue that keeps little.
+fn publish_hard(broker: &Broker, number: usize, stop: &Stop) {
+    let queue = format!("hot{number}");
+    let mut peer = Peer::open(broker);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1000));
+    peer.declare_with(1, Declare::durable(&queue), arguments);
+    peer.write_timeout(Duration::from_millis(100));
+    let mut octets = Vec::new();
+    for _ in 0..16 {
+        write_publish(&mut octets, 1, "", &queue, PERSISTENT, &[b'x'; 1024], 4096);
+    }
+    let mut at = 0;
+    while !stop.is_set() {
+        // A socket that is full took a part.
+        at = (at + peer.write_some(&octets[at..])) % octets.len();
+    }
+    // Half a message is left over: the connection is of no more use.
+    peer.vanish();
+}
+
+/// Whoever wants a confirm from the same disk waits for the commits that hold the other's messages as well.
+#[test]
+fn a_hot_publisher_slows_nobody_who_does_not_need_the_disk() {
+    let mut broker = Broker::start();
+    let script = Script { normal: Normal::Transient, threads: 1, memory_bytes_max: 96 * MIB };
+    script.run(&mut broker, publish_hard);
 }

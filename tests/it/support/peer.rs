@@ -629,6 +629,11 @@ impl Peer {
         }
     }
 
+    /// Writes as much as the socket takes in its time; says how much that was.
+    pub fn write_some(&mut self, octets: &[u8]) -> usize {
+        self.socket.write(octets).unwrap_or(0)
+    }
+
     /// Drops what has come so far, unread.
     pub fn drop_answers(&mut self) {
         self.socket.set_nonblocking(true).unwrap();
