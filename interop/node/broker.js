@@ -25,16 +25,21 @@ class Broker {
     this.ended = new Promise((resolve) => this.process.once('exit', resolve));
     return new Promise((resolve, reject) => {
       this.process.once('exit', () => reject(new Error('the broker did not start')));
+      // After a restart the ports are known before anybody listens there.
+      let listens = false;
+      let listensTls = this.flags.length === 0;
       readline.createInterface({ input: this.process.stdout }).on('line', (line) => {
         const found = /started TCP listener on 127\.0\.0\.1:(\d+)/.exec(line);
         if (found) {
           this.port = Number(found[1]);
+          listens = true;
         }
         const foundTls = /started TLS \(SSL\) listener on 127\.0\.0\.1:(\d+)/.exec(line);
         if (foundTls) {
           this.tlsPort = Number(foundTls[1]);
+          listensTls = true;
         }
-        if (this.port && (this.tlsPort || this.flags.length === 0)) {
+        if (listens && listensTls) {
           resolve();
         }
       });

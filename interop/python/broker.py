@@ -27,14 +27,16 @@ class Broker:
             [os.environ["LEVERET"], "--data-dir", self.folder, "--bind", "127.0.0.1", "--amqp-port", str(self.port),
              "--http-port", "none", "--metrics-port", "none", *self.flags],
             stdout=subprocess.PIPE, text=True)
+        # After a restart the ports are known before anybody listens there.
+        listens, listens_tls = False, not self.flags
         for line in self.process.stdout:
             found = re.search(r"started TCP listener on 127\.0\.0\.1:(\d+)", line)
             if found:
-                self.port = int(found[1])
+                self.port, listens = int(found[1]), True
             found = re.search(r"started TLS \(SSL\) listener on 127\.0\.0\.1:(\d+)", line)
             if found:
-                self.tls_port = int(found[1])
-            if self.port and (self.tls_port or not self.flags):
+                self.tls_port, listens_tls = int(found[1]), True
+            if listens and listens_tls:
                 break
         else:
             raise SystemExit("the broker did not start")
