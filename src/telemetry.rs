@@ -150,7 +150,7 @@ fn timestamp(time: SystemTime) -> String {
     // A clock before 1970 is wrong in any case.
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second_of_day) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = date(days);
+    let (year, month, day) = crate::clock::date(days);
     format!(
         "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:06}+00:00",
         second_of_day / 3600,
@@ -158,24 +158,6 @@ fn timestamp(time: SystemTime) -> String {
         second_of_day % 60,
         since.subsec_micros()
     )
-}
-
-/// Year, month and day, so many days after 1970-01-01, in the Gregorian calendar.
-///
-/// Years are counted from March, so that the leap day is the last of a year and months have a rule: their first days
-/// lie (153 m + 2) / 5 days after March 1st.
-fn date(days: u64) -> (u64, u64, u64) {
-    const DAYS_IN_400_YEARS: u64 = 146_097;
-    const DAYS_FROM_0000_03_01_TO_1970: u64 = 719_468;
-    let days = days + DAYS_FROM_0000_03_01_TO_1970;
-    let (era, day_of_era) = (days / DAYS_IN_400_YEARS, days % DAYS_IN_400_YEARS);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
 }
 
 #[cfg(test)]

@@ -114,6 +114,12 @@ impl<'a> Certificate<'a> {
         (!name.is_empty()).then_some(name)
     }
 
+    /// From when until when it counts, as `2027-11-25T05:31:44Z`: such texts are in the order of their times.
+    pub fn validity(&self) -> Option<(String, String)> {
+        let mut times = self.validity.values();
+        Some((moment(times.next()?)?, moment(times.next()?)?))
+    }
+
     /// What people are shown of it.
     pub fn shown(&self) -> Shown {
         let serial: String = self.serial.contents.iter().map(|octet| format!("{octet:02X}")).collect();

@@ -50,14 +50,18 @@ impl Active {
         self.0 & alarm.bit() != 0
     }
 
+    /// Those that are on.
+    pub fn each(self) -> impl Iterator<Item = Alarm> {
+        Alarm::ALL.into_iter().filter(move |alarm| self.contains(*alarm))
+    }
+
     fn with(self, alarm: Alarm, on: bool) -> Self {
         Self(if on { self.0 | alarm.bit() } else { self.0 & !alarm.bit() })
     }
 
     /// The reason in connection.blocked: `low on memory & disk`.
     pub fn reason(self) -> String {
-        let short: Vec<&str> =
-            Alarm::ALL.into_iter().filter(|alarm| self.contains(*alarm)).map(Alarm::source).collect();
+        let short: Vec<&str> = self.each().map(Alarm::source).collect();
         format!("low on {}", short.join(" & "))
     }
 }

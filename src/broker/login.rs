@@ -18,6 +18,7 @@ use ring::hmac;
 use rustc_hash::FxHashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -29,10 +30,37 @@ const REMEMBERED_MAX: usize = 1024;
 /// Somebody who wants to log in.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt<'a> {
+    pub door: Door,
     pub login: &'a Login,
     pub peer: IpAddr,
     /// The client's certificate (DER), if TLS has verified one.
     pub certificate: Option<&'a [u8]>,
+}
+
+/// By which door somebody comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Amqp,
+    Http,
+}
+
+impl Door {
+    pub const ALL: [Self; 2] = [Self::Http, Self::Amqp];
+
+    /// RabbitMQ's name for what is spoken there.
+    pub fn protocol(self) -> &'static str {
+        match self {
+            Self::Amqp => "amqp091",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// How often somebody has tried to log in.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    pub succeeded: AtomicU64,
+    pub failed: AtomicU64,
 }
 
 /// Somebody who has logged in.
@@ -62,6 +90,8 @@ pub struct Logins {
     hashing: Hashing,
     /// Of this process alone, so that what is remembered is of no use to others.
     key: hmac::Key,
+    amqp: Attempts,
+    http: Attempts,
     /// By name.
     remembered: Mutex<FxHashMap<String, Remembered>>,
 }
@@ -109,7 +139,16 @@ impl Logins {
             throttle: Mutex::new(Throttle::new(config.login_failures_max, config.login_refusal)),
             hashing: Hashing::new(),
             key: key.expect("the operating system has random octets"),
+            amqp: Attempts::default(),
+            http: Attempts::default(),
             remembered: Mutex::default(),
+        }
+    }
+
+    fn attempts(&self, door: Door) -> &Attempts {
+        match door {
+            Door::Amqp => &self.amqp,
+            Door::Http => &self.http,
         }
     }
 
@@ -150,11 +189,19 @@ impl Broker {
     pub async fn log_in(&self, attempt: Attempt<'_>) -> Result<Identity, Refused> {
         let answer_at = Instant::now() + self.config.login_delay;
         let identity = self.identify(attempt).await;
+        let attempts = self.login_attempts(attempt.door);
+        let counted = if identity.is_ok() { &attempts.succeeded } else { &attempts.failed };
+        counted.fetch_add(1, Ordering::Relaxed);
         if let Err(Refused { why, .. }) = &identity {
             tracing::warn!("login from {} refused: {why}", attempt.peer);
             tokio::time::sleep_until(answer_at).await;
         }
         identity
+    }
+
+    /// How often it was tried by a door.
+    pub fn login_attempts(&self, door: Door) -> &Attempts {
+        self.logins.attempts(door)
     }
 
     async fn identify(&self, attempt: Attempt<'_>) -> Result<Identity, Refused> {

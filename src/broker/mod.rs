@@ -4,6 +4,7 @@ pub mod alarms;
 mod components;
 pub mod connections;
 mod hashing;
+pub mod listeners;
 pub mod login;
 pub mod parameters;
 pub mod readings;
@@ -28,6 +29,7 @@ use crate::vhost::records::{self, BindingRecord, ExchangeRecord, ParameterRecord
 use crate::vhost::reply_to::Secret;
 use crate::vhost::{House, Metadata, Vhost, VhostLimits};
 use connections::{ChannelLimits, ConnectionLimits, Connections, Full, Opened, Registered};
+use listeners::Listeners;
 use login::{Identity, Logins};
 use parameters::Parameters;
 use parking_lot::{Mutex, RwLock};
@@ -48,6 +50,7 @@ pub struct Broker {
     vhosts: RwLock<FxHashMap<Arc<str>, Arc<Vhost>>>,
     pub users: Users,
     pub connections: Connections,
+    pub listeners: Listeners,
     parameters: Parameters,
     /// Whether publishers have to wait.
     pub alarms: Alarms,
@@ -129,6 +132,7 @@ impl Broker {
             logins: Logins::new(&config),
             house,
             connections: Connections::default(),
+            listeners: Listeners::default(),
             alarms: Alarms::new(config.memory_watermark, config.disk_free_limit),
         });
         broker.recover().map_err(unreadable)?;

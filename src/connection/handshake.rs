@@ -5,7 +5,7 @@ use crate::amqp::frame::MIN_FRAME_MAX;
 use crate::amqp::{PROTOCOL_HEADER, ReplyCode, Table, Value};
 use crate::auth::sasl::{self, Mechanism};
 use crate::broker::connections as registry;
-use crate::broker::login::{Attempt, Identity, Refused};
+use crate::broker::login::{Attempt, Door, Identity, Refused};
 use crate::channel::egress::Opener;
 use crate::channel::{Context, Fault, Limits};
 use crate::config::Verify;
@@ -133,7 +133,7 @@ impl Connection {
             }
         };
         let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_deref());
-        let attempt = Attempt { login: &login, peer: self.registered.peer.ip(), certificate };
+        let attempt = Attempt { door: Door::Amqp, login: &login, peer: self.registered.peer.ip(), certificate };
         let identity = tokio::select! {
             identity = self.broker.log_in(attempt) => identity,
             () = self.guest.gives_way() => return Err(End::Drop(super::GAVE_WAY.into())),

@@ -7,7 +7,7 @@ use super::answer::Failure;
 use super::request::Names;
 use crate::auth::{Login, Secret};
 use crate::broker::Broker;
-use crate::broker::login::{Attempt, Identity};
+use crate::broker::login::{Attempt, Door, Identity};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
 use base64::Engine;
@@ -34,6 +34,8 @@ pub enum Role {
     /// Who makes policies, for what is no virtual host's own.
     GlobalPolicymaker,
     Monitoring,
+    /// The same to look, and administrators to change it.
+    Watchable,
     /// Whose it is: the user that is found so. To look, also who monitors. What is not there is nobody's secret.
     Owner(Owner),
     Administrator,
@@ -79,7 +81,7 @@ impl Visitor {
 /// Says who asks, by their credentials, if they may come from there.
 pub async fn visitor(broker: &Broker, headers: &HeaderMap, peer: IpAddr) -> Result<Visitor, Failure> {
     let login = credentials(headers)?;
-    match broker.log_in(Attempt { login: &login, peer, certificate: None }).await {
+    match broker.log_in(Attempt { door: Door::Http, login: &login, peer, certificate: None }).await {
         Ok(identity) => Ok(Visitor { name: Arc::clone(&identity.user), identity }),
         // What is wrong is in the log already, and nobody else's business.
         Err(_) => Err(Failure::not_authenticated()),
@@ -127,18 +129,20 @@ impl Role {
             Self::Policymaker if visitor.is_policymaker() => return Err(Failure::not_found("Not Found")),
             Self::GlobalPolicymaker => visitor.is_policymaker(),
             Self::Monitoring => visitor.is_monitor(),
+            Self::Watchable => looks && visitor.is_monitor(),
             Self::Owner(owner) => {
                 looks && visitor.is_monitor() || owner(broker, names).is_none_or(|owner| owner == visitor.name)
             }
             Self::Policymaker | Self::Administrator => false,
         };
-        if may { Ok(()) } else { Err(Failure::not_allowed(self.missing())) }
+        if may { Ok(()) } else { Err(Failure::not_allowed(self.missing(looks))) }
     }
 
     /// What is said to who lacks it.
-    fn missing(self) -> &'static str {
+    fn missing(self, looks: bool) -> &'static str {
         match self {
-            Self::Readable | Self::Administrator => "Not administrator user",
+            Self::Watchable if looks => "Not monitor user",
+            Self::Watchable | Self::Readable | Self::Administrator => "Not administrator user",
             Self::Monitoring => "Not monitor user",
             Self::Policymaker | Self::GlobalPolicymaker | Self::Owner(_) => "User not authorised to access object",
             Self::Public | Self::Management | Self::Vhost | Self::VhostVisible => {

@@ -12,6 +12,8 @@ use serde_json::{Value as Json, json};
 #[derive(Debug)]
 pub enum Answer {
     Json(Json),
+    /// What a health check has to complain of: 503.
+    Unhealthy(Json),
     /// Something is there that was not there before: 201.
     Created,
     /// Nothing to say: 204.
@@ -43,6 +45,7 @@ impl Answer {
                 response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
                 response
             }
+            Self::Unhealthy(json) => of_json(StatusCode::SERVICE_UNAVAILABLE, &json),
             Self::Created => bare(StatusCode::CREATED),
             Self::Done => bare(StatusCode::NO_CONTENT),
             Self::Elsewhere(path) => {

@@ -4,6 +4,7 @@
 use super::reload::Reload;
 use super::route::{Peer, protect};
 use crate::broker::Broker;
+use crate::broker::listeners::{Errors, Listener};
 use crate::transport::Entrance;
 use axum::body::Body;
 use axum::http::Uri;
@@ -33,7 +34,13 @@ const HEADERS_MAX: usize = 100;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the management API, until it is dropped and its connections with it.
-pub async fn serve(listener: TcpListener, entrance: Entrance, broker: Arc<Broker>, reload: Reload) {
+pub async fn serve(
+    listener: TcpListener,
+    known: Arc<Listener>,
+    entrance: Entrance,
+    broker: Arc<Broker>,
+    reload: Reload,
+) {
     let router = TowerToHyperService::new(super::router(&broker, &reload));
     let places = Arc::new(Semaphore::new(broker.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
     let (crowded, is_crowded) = watch::channel(false);
@@ -47,6 +54,7 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, broker: Arc<Broker
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
+                Errors::count(&known.errors.accept);
                 tracing::warn!("can't accept a connection to the management API: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -63,7 +71,7 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, broker: Arc<Broker
             }
         };
         let (broker, router) = (Arc::clone(&broker), router.clone());
-        let (entrance, is_crowded) = (entrance.clone(), is_crowded.clone());
+        let (entrance, is_crowded, known) = (entrance.clone(), is_crowded.clone(), Arc::clone(&known));
         clients.spawn(async move {
             let _place = place;
             match entrance.enter(stream, peer).await {
@@ -71,7 +79,10 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, broker: Arc<Broker
                     let peer = client.peer;
                     Client { peer, broker, router }.serve(client.into_stream(), is_crowded).await;
                 }
-                Err(refused) => tracing::debug!("connection of {peer} to the management API refused: {refused}"),
+                Err(refused) => {
+                    Errors::count(&known.errors.handshake);
+                    tracing::debug!("connection of {peer} to the management API refused: {refused}");
+                }
             }
         });
     }

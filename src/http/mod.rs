@@ -18,7 +18,10 @@ mod bindings;
 mod connections;
 mod definitions;
 mod exchanges;
+mod features;
+mod health;
 mod limits;
+mod logins;
 mod overview;
 mod parameters;
 mod permissions;
@@ -47,6 +50,9 @@ fn routes(reload: &Reload) -> Vec<Route> {
     let all = [
         whoami::routes(),
         overview::routes(),
+        health::routes(),
+        features::routes(),
+        logins::routes(),
         users::routes(),
         permissions::routes(),
         vhosts::routes(),

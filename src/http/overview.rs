@@ -65,9 +65,7 @@ async fn nodes(request: Request) -> Result<Answer, Failure> {
 }
 
 async fn node(request: Request) -> Result<Answer, Failure> {
-    if request.name("node") != request.broker.events().node() {
-        return Err(Failure::no_object());
-    }
+    request.check_node()?;
     Ok(object(&request.query, shown(&request)))
 }
 

@@ -75,6 +75,11 @@ impl Request {
         self.broker.vhost(self.name("vhost")).ok_or_else(|| Failure::not_found("vhost_not_found"))
     }
 
+    /// Whether the node that the path names is this one.
+    pub fn check_node(&self) -> Result<(), Failure> {
+        if self.name("node") == self.broker.events().node() { Ok(()) } else { Err(Failure::no_object()) }
+    }
+
     /// The virtual hosts that a list is about: the one of the path (or of the header `X-Vhost`, which RabbitMQ's pages
     /// send), or all that who asks may enter, by name.
     pub fn vhosts(&self) -> Result<Vec<Arc<Vhost>>, Failure> {

@@ -4,8 +4,9 @@ mod confine;
 mod reload;
 
 use crate::admission::{self, Door};
+use crate::broker::listeners::{Certificates, Errors, Listener, Protocol};
 use crate::broker::{Broker, StartError};
-use crate::config::{Config, EXIT_CONFIG, Sources};
+use crate::config::{Config, EXIT_CONFIG, Sources, Tls};
 use crate::definitions::{self, Document};
 use crate::http::Reload;
 use crate::store::OpenError;
@@ -164,24 +165,24 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
             Ok(listener) => listener,
             Err(error) => return fail(exit::PORT, &format!("can't listen: {error}")),
         };
-        if let Ok(address) = listener.local_addr() {
-            let kind = if entrance.tls.is_some() { "HTTPS" } else { "HTTP" };
-            tracing::info!("started {kind} listener on {address}");
-        }
+        let certificates = config.http.tls.as_ref().filter(|_| entrance.tls.is_some()).map(|(_, tls)| tls);
+        let known = open(&broker, Protocol::Http, &listener, certificates);
+        let kind = if entrance.tls.is_some() { "HTTPS" } else { "HTTP" };
+        tracing::info!("started {kind} listener on {}", known.address);
         let reloader = Arc::clone(&reloader);
         let reload: Reload = Arc::new(move || reloader.reload());
-        accepting.push(tokio::spawn(crate::http::serve(listener, entrance, Arc::clone(&broker), reload)));
+        accepting.push(tokio::spawn(crate::http::serve(listener, known, entrance, Arc::clone(&broker), reload)));
     }
     for (socket, entrance) in sockets {
         let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,
             Err(error) => return fail(exit::PORT, &format!("can't listen: {error}")),
         };
-        if let Ok(address) = listener.local_addr() {
-            let kind = if entrance.tls.is_some() { "TLS (SSL)" } else { "TCP" };
-            tracing::info!("started {kind} listener on {address}");
-        }
-        accepting.push(tokio::spawn(accept(listener, entrance, Arc::clone(&broker), Arc::clone(&door))));
+        let certificates = entrance.tls.is_some().then_some(&config.tls);
+        let known = open(&broker, Protocol::Amqp, &listener, certificates);
+        let kind = if entrance.tls.is_some() { "TLS (SSL)" } else { "TCP" };
+        tracing::info!("started {kind} listener on {}", known.address);
+        accepting.push(tokio::spawn(accept(listener, known, entrance, Arc::clone(&broker), Arc::clone(&door))));
     }
     // Test-container libraries wait for these very words on standard output.
     tracing::info!("Server startup complete; 4 plugins started.");
@@ -201,6 +202,18 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
     }
     tracing::info!("stopped");
     if interrupted { ExitCode::from(exit::HURRIED) } else { ExitCode::SUCCESS }
+}
+
+/// Notes that a port is listened on.
+fn open(broker: &Broker, protocol: Protocol, listener: &TcpListener, tls: Option<&Tls>) -> Arc<Listener> {
+    let address = listener.local_addr().unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into());
+    let certificates = tls.map(|tls| Certificates {
+        own: tls.certfile.iter().chain(&tls.more_certfiles).cloned().collect(),
+        authorities: tls.cacertfile.clone(),
+    });
+    let known = Arc::new(Listener::new(protocol, address, certificates));
+    broker.listeners.add(Arc::clone(&known));
+    known
 }
 
 /// Where AMQP is spoken, and how.
@@ -295,7 +308,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     socket
 }
 
-async fn accept(listener: TcpListener, entrance: Entrance, broker: Arc<Broker>, door: Arc<Door>) {
+async fn accept(listener: TcpListener, known: Arc<Listener>, entrance: Entrance, broker: Arc<Broker>, door: Arc<Door>) {
     let turned_away = Arc::new(TurnedAway::default());
     loop {
         match listener.accept().await {
@@ -305,6 +318,7 @@ async fn accept(listener: TcpListener, entrance: Entrance, broker: Arc<Broker>, 
                     // The connection waits for its own end; the broker counts it.
                     let (broker, entrance, turned_away) =
                         (Arc::clone(&broker), entrance.clone(), Arc::clone(&turned_away));
+                    let known = Arc::clone(&known);
                     tokio::spawn(async move {
                         let entered = tokio::select! {
                             entered = entrance.enter(stream, peer) => entered,
@@ -314,17 +328,22 @@ async fn accept(listener: TcpListener, entrance: Entrance, broker: Arc<Broker>, 
                             Ok(client) => crate::connection::serve(broker, client, guest).await,
                             // Port scanners and health checks come and go like this.
                             Err(Refused::Gone) => tracing::debug!("connection from {peer} ended before it began"),
-                            Err(refused) => turned_away.tell(peer, refused, Instant::now()),
+                            Err(refused) => {
+                                Errors::count(&known.errors.handshake);
+                                turned_away.tell(peer, refused, Instant::now());
+                            }
                         }
                     });
                 }
                 Err(refusal) => {
                     drop(stream);
+                    Errors::count(&known.errors.turned_away);
                     turned_away.tell(peer, refusal, Instant::now());
                 }
             },
             Err(error) => {
                 // No descriptors left, most likely: others will be closed.
+                Errors::count(&known.errors.accept);
                 tracing::warn!("can't accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

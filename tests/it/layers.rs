@@ -181,7 +181,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ),
     ("config", &["written", "auth"], "the default user has a password and permissions"),
     ("written", &[], ""),
-    ("telemetry", &["config"], "how a log line looks is a setting"),
+    ("telemetry", &["config", "clock"], "how a log line looks is a setting"),
     ("clock", &[], ""),
     ("pace", &[], ""),
 ];

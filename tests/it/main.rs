@@ -16,6 +16,7 @@ mod exchanges;
 mod framing;
 mod full_disk;
 mod handshake;
+mod health;
 mod hostile;
 mod http;
 mod http_changes;
