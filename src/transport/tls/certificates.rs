@@ -63,7 +63,7 @@ pub(super) fn revoked(paths: &[PathBuf]) -> Result<Vec<CertificateRevocationList
     let mut all = Vec::new();
     for path in paths {
         let lists = File::read(Some(path), "tls.crlfiles")?;
-        all.extend(lists.items("a list of revoked certificates")?);
+        all.extend(lists.items("list of revoked certificates")?);
     }
     Ok(all)
 }
