@@ -370,6 +370,11 @@ impl Partial {
         self.body_bytes - (self.data.len() - self.body_at)
     }
 
+    /// Octets that have come, with those of the head.
+    pub fn received(&self) -> usize {
+        self.data.len()
+    }
+
     /// Adds a piece of the body; the caller has compared it with [`Partial::missing`].
     pub fn push(&mut self, piece: &[u8]) {
         self.data.extend_from_slice(piece);

@@ -8,6 +8,7 @@ pub mod listeners;
 pub mod login;
 pub mod parameters;
 pub mod readings;
+pub mod unfinished;
 pub mod users;
 pub mod vhosts;
 
@@ -40,6 +41,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use unfinished::Unfinished;
 use users::Users;
 use vhosts::VhostRecord;
 
@@ -54,6 +56,8 @@ pub struct Broker {
     parameters: Parameters,
     /// Whether publishers have to wait.
     pub alarms: Alarms,
+    /// What clients have sent of messages that are not published yet.
+    pub unfinished: Arc<Unfinished>,
     logins: Logins,
 }
 
@@ -134,6 +138,7 @@ impl Broker {
             connections: Connections::default(),
             listeners: Listeners::default(),
             alarms: Alarms::new(config.memory_watermark, config.disk_free_limit),
+            unfinished: Unfinished::new(bytes(config.publishing_memory)),
         });
         broker.recover().map_err(unreadable)?;
         // Definitions say who there is, so that nobody is let in who was not named (RabbitMQ does the same).
@@ -244,8 +249,11 @@ impl Broker {
         if !look.turned.is_empty() {
             self.connections.each_open(|_| true, |one| one.asked.notify_one());
         }
-        if let Some((Reading { disk: Some(disk), .. }, marks)) = self.alarms.last() {
-            self.house.store.balance(disk, marks.disk_free);
+        if let Some((reading, marks)) = self.alarms.last() {
+            self.unfinished.fit(marks.memory);
+            if let Some(disk) = reading.disk {
+                self.house.store.balance(disk, marks.disk_free);
+            }
         }
         look.again
     }

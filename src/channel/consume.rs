@@ -1,6 +1,7 @@
 //! basic.consume, cancel, get, qos, and what consumers send back: ack, nack, reject, recover.
 
-use super::egress::{Late, Unacked, UnknownTag};
+use super::egress::Late;
+use super::owed::{Unacked, UnknownTag};
 use super::{Channel, Consumer, Context, Fault, Reply};
 use crate::amqp::ReplyCode;
 use crate::amqp::method::Id;

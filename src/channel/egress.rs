@@ -6,12 +6,13 @@
 //! are given when frames are cut, so tags, unacknowledged deliveries and confirms have one owner: [`Sent`], behind one
 //! short lock.
 
+use super::owed::{Owed, Unacked, UnknownTag};
 use crate::amqp::properties::{self, ContentHeader};
 use crate::amqp::{ReplyCode, frame, method};
 use crate::message::{Marks, Message};
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
-use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet};
+use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet, Way};
 use crate::queue::ranges::Ranges;
 use crate::queue::state::{WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::queue::tallies::Tally;
@@ -32,7 +33,7 @@ use tokio::time::{Duration, Instant};
 
 /// A write is begun with at most about so many octets.
 const WRITE_BYTES: usize = 128 << 10;
-/// Replies that a client does not fetch: with more than this its requests are no longer read.
+/// Replies that a client does not fetch, answers to basic.get among them: with more than this its requests are no longer read.
 const REPLY_BYTES_MAX: usize = 1 << 20;
 
 /// Something to send.
@@ -92,6 +93,10 @@ pub struct Egress {
     /// Octets of replies in the inbox.
     reply_bytes: AtomicUsize,
     drained: Notify,
+    /// Deliveries that were handed out and have not left for the socket.
+    way: Arc<Way>,
+    /// Consumers that get nothing more until most of that has left. Each is in it at most once while it is a consumer.
+    held: SegQueue<(Arc<Queue>, ConsumerKey)>,
     broken: AtomicBool,
     /// Begun when it is first needed: most connections never fill their socket.
     writing_task: Mutex<Option<JoinHandle<()>>>,
@@ -135,7 +140,7 @@ struct Sent {
 struct Channel {
     epoch: u64,
     last_tag: u64,
-    unacked: VecDeque<Unacked>,
+    unacked: Owed,
     consumers: FxHashMap<ConsumerKey, Consumer>,
     confirms: Confirms,
     /// Deliveries that wait for an answer to go before them. Bounded by the consumers' windows.
@@ -177,19 +182,6 @@ struct Ended {
     queue: Arc<Queue>,
 }
 
-/// Deliveries next to each other, not yet acknowledged.
-#[derive(Debug, Clone)]
-pub struct Unacked {
-    pub first_tag: u64,
-    pub count: u64,
-    pub queue: Arc<Queue>,
-    pub consumer: ConsumerKey,
-    /// Position of the first in its queue.
-    pub first: u64,
-    /// When the client must have acknowledged them, if ever.
-    due: Option<Instant>,
-}
-
 /// A consumer that took too long for a delivery.
 #[derive(Debug)]
 pub struct Late {
@@ -200,25 +192,6 @@ pub struct Late {
     pub timeout: Duration,
 }
 
-impl Unacked {
-    fn last_tag(&self) -> u64 {
-        self.first_tag + self.count - 1
-    }
-
-    pub fn positions(&self) -> Range<u64> {
-        self.first..self.first + self.count
-    }
-
-    /// Splits off the first `count`.
-    fn split(&mut self, count: u64) -> Self {
-        let head = Self { count, ..self.clone() };
-        self.first_tag += count;
-        self.first += count;
-        self.count -= count;
-        head
-    }
-}
-
 /// Publishes of a channel that are safe, waiting for those before them.
 #[derive(Debug, Default)]
 struct Confirms {
@@ -227,10 +200,6 @@ struct Confirms {
     safe: Ranges,
     refused: Ranges,
 }
-
-/// A tag that stands for nothing unacknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnknownTag(pub u64);
 
 impl Egress {
     /// Owns the writing half. To be called from a task; [`Egress::finish`] ends what it began.
@@ -243,6 +212,8 @@ impl Egress {
             wake: Notify::new(),
             reply_bytes: AtomicUsize::new(0),
             drained: Notify::new(),
+            way: Arc::default(),
+            held: SegQueue::new(),
             broken: AtomicBool::new(false),
             writing_task: Mutex::new(None),
             runtime: tokio::runtime::Handle::current(),
@@ -275,6 +246,7 @@ impl Egress {
     /// Sends the answer to a basic.get.
     pub fn got(&self, channel: u16, queue: Arc<Queue>, delivery: Delivery, no_ack: bool, ready: u64) {
         let ready = u32::try_from(ready).unwrap_or(u32::MAX);
+        self.reply_bytes.fetch_add(got_bytes(&delivery), Ordering::Relaxed);
         self.inbox.push(Item::Got { channel, queue, delivery, no_ack, ready });
     }
 
@@ -291,6 +263,14 @@ impl Egress {
     /// Whether the client leaves too many replies unread.
     pub fn is_full(&self) -> bool {
         self.reply_bytes.load(Ordering::Relaxed) > REPLY_BYTES_MAX && !self.broken()
+    }
+
+    /// A reply is no longer in the inbox.
+    fn reply_left(&self, bytes: usize) {
+        let before = self.reply_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if before > REPLY_BYTES_MAX {
+            self.drained.notify_waiters();
+        }
     }
 
     /// Waits until it does not.
@@ -313,20 +293,22 @@ impl Egress {
     /// Forgets a channel; what was on its way or unacknowledged is given back, in no order.
     pub fn close_channel(&self, channel: u16) -> Vec<Unacked> {
         let mut sent = self.sent.lock();
-        let Some(closed) = sent.channels.remove(&channel) else { return Vec::new() };
+        let Some(mut closed) = sent.channels.remove(&channel) else { return Vec::new() };
         while let Some(item) = self.inbox.pop() {
             sent.items.push_back(item);
         }
-        let mut back: Vec<Unacked> = closed.unacked.into();
+        let mut back = closed.unacked.take_all();
         sent.items.extend(closed.held.into_iter().flatten());
         sent.items.retain(|item| match item {
             Item::Deliver { channel: of, delivery } if *of == channel => {
+                self.way.left(delivery.bytes);
                 if let Some(consumer) = closed.consumers.get(&delivery.consumer).filter(|consumer| !consumer.no_ack) {
                     back.push(unacked(0, &consumer.queue, delivery));
                 }
                 false
             }
             Item::Got { channel: of, queue, delivery, no_ack, .. } if *of == channel => {
+                self.reply_left(got_bytes(delivery));
                 if !no_ack {
                     back.push(unacked(0, queue, delivery));
                 }
@@ -377,11 +359,7 @@ impl Egress {
     /// Takes everything that a consumer has not acknowledged.
     pub fn take_unacked(&self, channel: u16, consumer: ConsumerKey) -> Vec<Unacked> {
         let mut sent = self.sent.lock();
-        let Some(channel) = sent.channels.get_mut(&channel) else { return Vec::new() };
-        let unacked: Vec<Unacked> = std::mem::take(&mut channel.unacked).into();
-        let (taken, kept): (Vec<_>, Vec<_>) = unacked.into_iter().partition(|part| part.consumer == consumer);
-        channel.unacked = kept.into();
-        taken
+        sent.channels.get_mut(&channel).map(|channel| channel.unacked.take_of(consumer)).unwrap_or_default()
     }
 
     /// The consumer was cancelled: after what is on its way nothing more comes.
@@ -392,35 +370,7 @@ impl Egress {
     /// Takes the deliveries with a tag, or all up to it.
     pub fn settle(&self, channel: u16, tag: u64, multiple: bool) -> Result<Vec<Unacked>, UnknownTag> {
         let mut sent = self.sent.lock();
-        let unacked = &mut sent.channels.get_mut(&channel).ok_or(UnknownTag(tag))?.unacked;
-        if multiple && tag == 0 {
-            return Ok(std::mem::take(unacked).into());
-        }
-        let at = unacked.partition_point(|range| range.last_tag() < tag);
-        if unacked.get(at).is_none_or(|range| range.first_tag > tag) {
-            return Err(UnknownTag(tag));
-        }
-        let range = &mut unacked[at];
-        if multiple {
-            let mut taken: Vec<Unacked> = Vec::with_capacity(at + 1);
-            let last = if range.last_tag() == tag { None } else { Some(range.split(tag - range.first_tag + 1)) };
-            let whole = if last.is_none() { at + 1 } else { at };
-            taken.extend(unacked.drain(..whole));
-            taken.extend(last);
-            return Ok(taken);
-        }
-        if range.count == 1 {
-            return Ok(unacked.remove(at).into_iter().collect());
-        }
-        let before = range.split(tag - range.first_tag);
-        let one = range.split(1);
-        if range.count == 0 {
-            unacked.remove(at);
-        }
-        if before.count > 0 {
-            unacked.insert(at, before);
-        }
-        Ok(vec![one])
+        sent.channels.get_mut(&channel).ok_or(UnknownTag(tag))?.unacked.settle(tag, multiple)
     }
 
     /// All of them, for basic.recover.
@@ -441,8 +391,7 @@ impl Egress {
     /// Puts back what a transaction had taken.
     pub fn unsettle(&self, channel: u16, taken: Vec<Unacked>) {
         if let Some(channel) = self.sent.lock().channels.get_mut(&channel) {
-            channel.unacked.extend(taken);
-            channel.unacked.make_contiguous().sort_by_key(|range| range.first_tag);
+            channel.unacked.put_back(taken);
         }
     }
 
@@ -511,23 +460,25 @@ impl Egress {
         let is_traced = opener.is_some_and(|opener| opener.vhost.is_traced());
         let mut sent = self.sent.lock();
         let frame_max = sent.frame_max;
+        let now = Instant::now();
         while out.len() < WRITE_BYTES {
             let Some(item) = sent.items.pop_front().or_else(|| self.inbox.pop()) else { break };
             match item {
                 Item::Frames(frames) => {
-                    let before = self.reply_bytes.fetch_sub(frames.len(), Ordering::Relaxed);
-                    if before > REPLY_BYTES_MAX {
-                        self.drained.notify_waiters();
-                    }
+                    self.reply_left(frames.len());
                     if out.is_empty() { *out = frames } else { out.extend_from_slice(&frames) }
                 }
                 Item::Deliver { channel, mut delivery } => {
-                    let Some(state) = sent.channels.get_mut(&channel) else { continue };
+                    let Some(state) = sent.channels.get_mut(&channel) else {
+                        self.way.left(delivery.bytes);
+                        continue;
+                    };
                     if let Some(held) = &mut state.held {
                         held.push(Item::Deliver { channel, delivery });
                         continue;
                     }
-                    let done = state.deliver(out, channel, &delivery, frame_max, &mut written);
+                    let (done, bytes) = state.deliver(out, channel, &delivery, frame_max, now, &mut written);
+                    self.way.left(bytes);
                     if is_traced && let Some(consumer) = state.consumers.get(&delivery.consumer) {
                         let queue = Arc::clone(&consumer.queue);
                         traced.push(Traced { channel, queue, delivery: Delivery { count: done, ..delivery.clone() } });
@@ -536,17 +487,19 @@ impl Egress {
                         delivery.index += done;
                         delivery.first += u64::from(done);
                         delivery.count -= done;
+                        delivery.bytes -= bytes;
                         sent.items.push_front(Item::Deliver { channel, delivery });
                     }
                 }
                 Item::Got { channel, queue, delivery, no_ack, ready } => {
+                    self.reply_left(got_bytes(&delivery));
                     let Some(state) = sent.channels.get_mut(&channel) else { continue };
                     state.last_tag += 1;
                     let message = delivery.run.message(delivery.index);
                     method::write_get_ok(out, channel, state.last_tag, delivery.redelivered, message.address, ready);
                     write_delivered(out, channel, &message, delivery.tally, frame_max);
                     if !no_ack {
-                        state.unacked.push_back(unacked(state.last_tag, &queue, &delivery));
+                        state.unacked.push(unacked(state.last_tag, &queue, &delivery));
                     }
                     if is_traced {
                         traced.push(Traced { channel, queue, delivery });
@@ -603,6 +556,11 @@ impl Egress {
         }
         for Written { queue, consumer, messages, bytes } in written {
             queue.written(consumer, messages, bytes, &mut acts);
+        }
+        while self.way.has_room()
+            && let Some((queue, consumer)) = self.held.pop()
+        {
+            queue.resume(consumer, &mut acts);
         }
         acts.run_aside();
     }
@@ -701,6 +659,14 @@ impl Outlet for Egress {
         self.inbox.push(Item::Deliver { channel: channel.0, delivery });
     }
 
+    fn way(&self) -> Arc<Way> {
+        Arc::clone(&self.way)
+    }
+
+    fn hold(&self, queue: Arc<Queue>, consumer: ConsumerKey) {
+        self.held.push((queue, consumer));
+    }
+
     fn cancelled(&self, channel: ChannelKey, consumer: ConsumerKey) {
         self.inbox.push(Item::Cancelled { channel: channel.0, consumer });
     }
@@ -719,16 +685,19 @@ impl Outlet for Egress {
 }
 
 impl Channel {
-    /// Cuts the frames of deliveries until `out` is full; says how many.
+    /// Cuts the frames of deliveries until `out` is full; says of how many messages and octets of messages.
     fn deliver(
         &mut self,
         out: &mut Vec<u8>,
         channel: u16,
         delivery: &Delivery,
         frame_max: u32,
+        now: Instant,
         written: &mut Vec<Written>,
-    ) -> u32 {
-        let Some(consumer) = self.consumers.get_mut(&delivery.consumer) else { return delivery.count };
+    ) -> (u32, usize) {
+        let Some(consumer) = self.consumers.get_mut(&delivery.consumer) else {
+            return (delivery.count, delivery.bytes);
+        };
         let mut count = 0;
         let mut bytes = 0;
         while count < delivery.count && out.len() < WRITE_BYTES {
@@ -742,22 +711,9 @@ impl Channel {
         let first_tag = self.last_tag + 1;
         self.last_tag += u64::from(count);
         if !consumer.no_ack {
-            let (count, first) = (u64::from(count), delivery.first);
-            match self.unacked.back_mut() {
-                Some(last)
-                    if last.consumer == delivery.consumer
-                        && last.first + last.count == first
-                        && consumer.timeout.is_none() =>
-                {
-                    last.count += count
-                }
-                _ => {
-                    let due = consumer.timeout.map(|timeout| Instant::now() + timeout);
-                    let queue = Arc::clone(&consumer.queue);
-                    let consumer = delivery.consumer;
-                    self.unacked.push_back(Unacked { first_tag, count, queue, consumer, first, due });
-                }
-            }
+            let due = consumer.timeout.map(|timeout| now + timeout);
+            let unacked = unacked(first_tag, &consumer.queue, delivery);
+            self.unacked.push(Unacked { count: u64::from(count), due, ..unacked });
         }
         consumer.messages += count;
         consumer.bytes += bytes;
@@ -770,7 +726,7 @@ impl Channel {
                 bytes: std::mem::take(&mut consumer.bytes),
             });
         }
-        count
+        (count, bytes)
     }
 }
 
@@ -796,6 +752,11 @@ impl Confirms {
             self.confirmed = last;
         }
     }
+}
+
+/// What the answer to a basic.get keeps in memory, about.
+fn got_bytes(delivery: &Delivery) -> usize {
+    delivery.run.message_bytes(delivery.index)
 }
 
 fn unacked(tag: u64, queue: &Arc<Queue>, delivery: &Delivery) -> Unacked {

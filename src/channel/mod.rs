@@ -6,6 +6,7 @@
 
 pub mod consume;
 pub mod egress;
+pub mod owed;
 pub mod publish;
 pub mod topology;
 pub mod tx;
@@ -68,6 +69,8 @@ pub struct Context {
     pub exclusive: Vec<Arc<Queue>>,
     /// How often to look for consumers that take too long; never, if none of them has a limit.
     pub patience: Option<Duration>,
+    /// Something was done that may be much work, as routing by patterns or changing the topology.
+    pub costly: bool,
 }
 
 /// What a channel may.
@@ -147,6 +150,8 @@ pub struct Channel {
     /// Where answers to its requests come (RabbitMQ: "Direct Reply-to").
     reply: Option<Reply>,
     tx: Option<tx::Transaction>,
+    /// Octets of messages that are not whole or not committed, as its connection knows them.
+    pub unfinished_bytes: usize,
 }
 
 struct Consumer {
@@ -175,6 +180,7 @@ impl Channel {
             last_queue: None,
             reply: None,
             tx: None,
+            unfinished_bytes: 0,
         };
         context.vhost.events().channel_created(&channel.shown(context), &context.vhost.name);
         channel
@@ -194,6 +200,16 @@ impl Channel {
     /// Whether the next frame must be a content header or body.
     pub fn in_content(&self) -> bool {
         !matches!(self.assembly, Assembly::Method)
+    }
+
+    /// Counts octets of messages that are not whole or not committed; says what was known before, and what there is.
+    pub fn count_unfinished(&mut self) -> (usize, usize) {
+        let body = match &self.assembly {
+            Assembly::Body { partial, .. } => partial.received(),
+            _ => 0,
+        };
+        let bytes = body + self.tx.as_mut().map_or(0, tx::Transaction::bytes);
+        (std::mem::replace(&mut self.unfinished_bytes, bytes), bytes)
     }
 
     fn has_gathered(&self) -> bool {
@@ -237,6 +253,7 @@ impl Channel {
 
     /// A method other than basic.publish and the acknowledgements.
     pub async fn method(&mut self, class: AMQPClass, id: Id, cx: &mut Context) -> Result<(), Fault> {
+        cx.costly = true;
         // Changes of the topology are answered together at the end of the read; anything else waits for them.
         if !matches!(class, AMQPClass::Exchange(_) | AMQPClass::Queue(_)) || self.has_gathered() {
             cx.safe().await.map_err(|refusal| Fault::refused(refusal, id))?;

@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Routes remembered a channel; with more the memory starts anew.
 const ROUTES_MAX: usize = 4096;
+/// Queues of all routes that a channel remembers; with more the memory starts anew.
+const ROUTED_QUEUES_MAX: usize = 64 << 10;
 /// Octets of a body that nobody may announce, whatever the settings.
 const BODY_BYTES_MAX: u64 = 512 << 20;
 /// RabbitMQ's longest time to live: ten years, in ms.
@@ -59,6 +61,8 @@ pub struct Publisher {
 struct Routes {
     version: u64,
     known: FxHashMap<Box<[u8]>, Arc<Route>>,
+    /// How many queues they have together.
+    queues: usize,
     last: Option<Remembered>,
 }
 
@@ -256,7 +260,7 @@ impl Routes {
     /// out of each message (measured: 4 % of the broker's work for a small one).
     fn lend(&mut self, address: &[u8], version: u64) -> Option<Remembered> {
         if self.version != version {
-            self.known.clear();
+            self.forget();
             self.last = None;
             self.version = version;
             return None;
@@ -268,13 +272,20 @@ impl Routes {
         Some(Remembered { address: address.into(), route })
     }
 
+    fn forget(&mut self) {
+        self.known.clear();
+        self.queues = 0;
+    }
+
     fn give_back(&mut self, lent: Remembered) {
         self.last = Some(lent);
     }
 
     fn put(&mut self, address: &[u8], route: &Arc<Route>) {
-        if self.known.len() >= ROUTES_MAX {
-            self.known.clear();
+        self.queues += route.targets.len();
+        if self.known.len() >= ROUTES_MAX || self.queues > ROUTED_QUEUES_MAX {
+            self.forget();
+            self.queues = route.targets.len();
         }
         self.known.insert(address.into(), Arc::clone(route));
     }
@@ -440,7 +451,7 @@ impl Channel {
     }
 
     /// Checks a message in RabbitMQ's order and finds its queues.
-    fn accept(&mut self, message: &Message<'_>, cx: &Context) -> Result<Accepted, Refused> {
+    fn accept(&mut self, message: &Message<'_>, cx: &mut Context) -> Result<Accepted, Refused> {
         // What the user may do is remembered with the route.
         let version = cx.vhost.version().wrapping_add(cx.actor.rights.version());
         let remembered = self.publisher.routes.lend(message.address, version);
@@ -491,6 +502,7 @@ impl Channel {
             return Ok(Accepted { route, address: Some(address), marks, traits, rewritten });
         }
         let keys: SmallVec<[&str; 2]> = std::iter::once(routing_key).chain(extra.iter().copied()).collect();
+        cx.costly = true;
         cx.vhost.check_topics(&cx.actor, Access::Write, exchange, &keys)?;
         let kept = Message { marks, properties: rewritten.as_deref().unwrap_or(message.properties), ..*message };
         let route = Arc::new(cx.vhost.route_message(&kept, traits, &keys, properties, true)?);

@@ -2,7 +2,7 @@
 //! (RabbitMQ promises less: a crash may leave part of a transaction.)
 
 use super::consume::Outcome;
-use super::egress::Unacked;
+use super::owed::Unacked;
 use super::publish::{self, Publisher};
 use super::{Channel, Context};
 use crate::message::{Message, Run, Traits};
@@ -22,6 +22,8 @@ pub struct Transaction {
     runs: Vec<(Arc<Route>, Run)>,
     /// How many of these the firehose has seen.
     traced: usize,
+    /// How many of these are counted, and their octets.
+    counted: (usize, usize),
     settled: Vec<(Unacked, Outcome)>,
     /// Returned messages, sent at commit.
     returned: Vec<u8>,
@@ -65,6 +67,14 @@ impl Transaction {
     /// Takes what was packed so far, before it is handed to queues.
     pub(super) fn keep(&mut self, publisher: &mut Publisher) {
         self.runs.append(&mut publisher.take_runs());
+    }
+
+    /// Octets of what was kept.
+    pub fn bytes(&mut self) -> usize {
+        let (runs, bytes) = self.counted;
+        let more: usize = self.runs[runs..].iter().map(|(_, run)| run.bytes()).sum();
+        self.counted = (self.runs.len(), bytes + more);
+        self.counted.1 + self.returned.len()
     }
 
     /// Copies what has come since the last time to the firehose, whatever becomes of the transaction.

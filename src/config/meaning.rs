@@ -35,6 +35,7 @@ pub struct Config {
     pub durability: Durability,
     /// Bytes of message bodies kept in memory, all queues together.
     pub messages_memory: u64,
+    pub publishing_memory: u64,
     /// Bytes of message bodies that one queue keeps in memory.
     pub queue_memory: u64,
     /// Messages expire when they reach their queue's head, as in RabbitMQ, even if somebody waits for dead letters.
@@ -301,6 +302,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
             &[("fsync", Durability::Fsync), ("os", Durability::Os), ("memory", Durability::Memory)],
         ),
         messages_memory: meaning.bytes("messages_memory"),
+        publishing_memory: meaning.bytes("publishing_memory"),
         queue_memory: meaning.bytes("queue_memory"),
         expire_at_head: meaning.text("message_expiry") == "at-head",
         store_write_buffer: meaning.bytes("store_write_buffer"),

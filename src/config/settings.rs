@@ -337,6 +337,14 @@ pub static SETTINGS: &[Setting] = &[
         about: "message bodies kept in memory, all queues together, however long the backlog",
     },
     Setting {
+        key: "publishing_memory",
+        kind: Kind::Bytes { min: MIB, max: 1024 * GIB },
+        default: Default::Written(r#""256 MiB""#),
+        conf: &[],
+        variables: &[],
+        about: "bodies that are not whole yet and transactions that are not committed, all clients together, and at most a quarter of the memory watermark; beyond it large ones come in one at a time",
+    },
+    Setting {
         key: "queue_memory",
         kind: Kind::Bytes { min: 64 * KIB, max: 1024 * GIB },
         default: Default::Written(r#""4 MiB""#),

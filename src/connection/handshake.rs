@@ -6,6 +6,7 @@ use crate::amqp::{PROTOCOL_HEADER, ReplyCode, Table, Value};
 use crate::auth::sasl::{self, Mechanism};
 use crate::broker::connections as registry;
 use crate::broker::login::{Attempt, Door, Identity, Refused};
+use crate::broker::unfinished::Share;
 use crate::channel::egress::Opener;
 use crate::channel::{Context, Fault, Limits};
 use crate::config::Verify;
@@ -225,6 +226,7 @@ impl Connection {
                 consumer_timeout: config.consumer_timeout,
             },
             patience: None,
+            costly: false,
             frames: Vec::new(),
             unsafe_until: Vec::new(),
             acts: Acts::default(),
@@ -246,6 +248,7 @@ impl Connection {
             publisher: false,
             told_blocked: false,
             holding: Vec::new(),
+            unfinished: Share::of(&self.broker.unfinished),
             next_epoch: 0,
         }));
         self.reply(connection::AMQPMethod::OpenOk(connection::OpenOk {}));

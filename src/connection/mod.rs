@@ -27,6 +27,7 @@ use crate::broker::Broker;
 use crate::broker::alarms::Active;
 use crate::broker::connections::{Asks, Registered};
 use crate::broker::login::Identity;
+use crate::broker::unfinished::{Share, Turn, Unfinished};
 use crate::channel::consume::Outcome;
 use crate::channel::egress::Egress;
 use crate::channel::{Channel, Context, Fault, write_close};
@@ -51,6 +52,10 @@ const UNKNOWN_READ_BYTES: usize = 16 << 10;
 const HEADER_PATIENCE: Duration = Duration::from_secs(2);
 /// After a read of so many octets other connections have their turn.
 const HEAVY_READ_BYTES: usize = 32 << 10;
+/// After so long others have their turn, though there are more frames in the buffer.
+const TURN: Duration = Duration::from_millis(1);
+/// Frames that are cheap, each of them: between two looks at the clock.
+const CHEAP_FRAMES: u32 = 16;
 /// How long a client may take to answer connection.close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long RabbitMQ lets a client wait that spoke no AMQP, or not the right password.
@@ -103,6 +108,8 @@ struct Session {
     told_blocked: bool,
     /// Channels that would publish though nothing may be published.
     holding: Vec<u16>,
+    /// What its channels hold of messages that are not published yet.
+    unfinished: Share,
     next_epoch: u64,
 }
 
@@ -166,6 +173,17 @@ enum Pause {
     Replies(Arc<Egress>),
     /// It opens channels faster than it may.
     Churn(Instant),
+    /// All together have too much of messages that are not published yet, and this one has a good deal of it.
+    Unfinished(Arc<Unfinished>, usize),
+}
+
+/// What a connection's task waited for.
+enum Step {
+    Read(std::io::Result<usize>),
+    /// It is this connection's turn.
+    Turn(Option<Turn>),
+    /// A pause may be over, or frames are left that were read before.
+    Look,
 }
 
 impl Pause {
@@ -177,6 +195,7 @@ impl Pause {
             Self::Disk(vhost) => vhost.caught_up().await,
             Self::Replies(egress) => egress.fetched().await,
             Self::Churn(end) => tokio::time::sleep_until(*end).await,
+            Self::Unfinished(..) => {}
         }
     }
 }
@@ -262,17 +281,17 @@ impl Connection {
         let mut last_taken = (Instant::now(), 0);
         let write_timeout = self.broker.config.write_timeout;
         loop {
-            match self.frames(&mut buffer).await {
-                Ok(()) => {}
+            let has_more = match self.frames(&mut buffer).await {
+                Ok(has_more) => has_more,
                 Err(end) => return end,
-            }
+            };
             if self.egress.broken() {
                 return End::Drop("the socket failed".into());
             }
             if matches!(self.state, State::Running(_)) {
                 buffer.bytes_max = READ_BYTES.end;
             }
-            if heavy {
+            if heavy || has_more {
                 // One that always has more must not keep the others, nor those who only now connect, from their turn.
                 tokio::task::yield_now().await;
                 heavy = false;
@@ -296,20 +315,29 @@ impl Connection {
             };
             let look = patience.map(|patience| last_look + patience);
             let presence = matches!(pause, Some(Pause::Alarm)).then(|| last_presence + PRESENCE_LOOKS);
+            let turn_ends = match &self.state {
+                // Whoever is held up by an alarm can't help it.
+                State::Running(session) if !self.broker.alarms.active().any() => session.unfinished.turn_ends(),
+                _ => None,
+            };
+            let turn_ends = turn_ends.map(Instant::from_std);
             let stall_look = write_timeout.map(|timeout| Instant::now() + timeout / 4);
-            let deadline = [deadline, look, presence, stall_look].into_iter().flatten().min();
+            let deadline = [deadline, look, presence, turn_ends, stall_look].into_iter().flatten().min();
             let registered = Arc::clone(&self.registered);
             tokio::select! {
-                read = buffer.read(&mut self.socket), if pause.is_none() => match read {
-                    Ok(0) => return End::Done,
-                    Ok(count) => {
+                step = step(&mut buffer, &mut self.socket, pause.as_ref(), has_more) => match step {
+                    Step::Read(Ok(0)) => return End::Done,
+                    Step::Read(Ok(count)) => {
                         last_read = Instant::now();
                         heavy = count >= HEAVY_READ_BYTES;
                     }
-                    Err(error) => return End::Drop(error.to_string()),
+                    Step::Read(Err(error)) => return End::Drop(error.to_string()),
+                    Step::Turn(Some(turn)) => if let State::Running(session) = &mut self.state {
+                        session.unfinished.take(turn);
+                    },
+                    Step::Turn(None) | Step::Look => {}
                 },
                 () = self.guest.gives_way() => return End::Drop(GAVE_WAY.into()),
-                () = over(pause.as_ref()) => {}
                 () = registered.asked.notified() => {
                     let Asks { close, rights_changed } = registered.take_asks();
                     if let Some(reason) = close {
@@ -326,6 +354,10 @@ impl Connection {
                     }
                     if pause.is_none() && !self.heartbeat.is_zero() && now >= last_read + 2 * self.heartbeat {
                         return End::Drop("missed heartbeats from client".into());
+                    }
+                    if turn_ends.is_some_and(|ends| now >= ends) {
+                        let text = "what was begun to be published takes too long while there is too much of it";
+                        return End::Close(Fault::new(ReplyCode::ResourceError, text, (0, 0)));
                     }
                 }
             }
@@ -362,8 +394,8 @@ impl Connection {
         }
     }
 
-    /// Everything that is whole in the buffer.
-    async fn frames(&mut self, buffer: &mut Buffer) -> Outcomes<()> {
+    /// Everything that is whole in the buffer, or what a turn is long enough for. Says whether more of it is left.
+    async fn frames(&mut self, buffer: &mut Buffer) -> Outcomes<bool> {
         let active = self.broker.alarms.active();
         let short = active.any();
         if !short && buffer.held > 0 {
@@ -374,7 +406,16 @@ impl Connection {
         let (mut held, mut at) = (buffer.held, buffer.held);
         let mut octets = std::mem::take(&mut buffer.octets);
         let mut outcome = Ok(());
+        let (began, mut cheap, mut has_more) = (Instant::now(), 0, false);
         while outcome.is_ok() {
+            cheap += 1;
+            if cheap > CHEAP_FRAMES || self.was_costly() {
+                cheap = 0;
+                has_more = began.elapsed() >= TURN;
+                if has_more {
+                    break;
+                }
+            }
             let rest = &octets[at..buffer.filled];
             match frame::split(rest, self.frame_max) {
                 Ok(None) => break,
@@ -394,7 +435,15 @@ impl Connection {
         buffer.octets = octets;
         buffer.consume(held, at);
         self.hand_over(outcome.is_ok()).await?;
-        outcome
+        outcome.map(|()| has_more)
+    }
+
+    /// Whether the last frame may have been much work, or had to wait.
+    fn was_costly(&mut self) -> bool {
+        match &mut self.state {
+            State::Running(session) => std::mem::take(&mut session.cx.costly),
+            _ => false,
+        }
     }
 
     /// Nothing has to wait any more.
@@ -465,7 +514,10 @@ impl Connection {
         if let Some(end) = session.churn_end.filter(|end| *end > Instant::now()) {
             return Some(Pause::Churn(end));
         }
-        self.egress.is_full().then(|| Pause::Replies(Arc::clone(&self.egress)))
+        if self.egress.is_full() {
+            return Some(Pause::Replies(Arc::clone(&self.egress)));
+        }
+        session.unfinished.must_wait().map(|all| Pause::Unfinished(all, session.unfinished.bytes()))
     }
 
     fn malformed(&self, malformed: &Malformed) -> End {
@@ -723,10 +775,20 @@ impl Connection {
     }
 }
 
-async fn over(pause: Option<&Pause>) {
+/// Reads, or waits until that may be possible again. Safe to drop while it waits.
+async fn step(buffer: &mut Buffer, socket: &mut Reader, pause: Option<&Pause>, has_more: bool) -> Step {
     match pause {
-        Some(pause) => pause.over().await,
-        None => std::future::pending().await,
+        None if has_more => Step::Look,
+        None => Step::Read(buffer.read(socket).await),
+        // Only those who have something to say need a turn.
+        Some(Pause::Unfinished(all, bytes)) => match socket.heard().await {
+            Ok(()) => Step::Turn(all.turn(*bytes).await),
+            Err(error) => Step::Read(Err(error)),
+        },
+        Some(pause) => {
+            pause.over().await;
+            Step::Look
+        }
     }
 }
 
@@ -795,6 +857,10 @@ impl Session {
         for number in self.touched.drain(..) {
             if let Some(Slot::Open(channel)) = self.channels.get_mut(&number) {
                 channel.hand_over(&mut self.cx);
+                let (before, now) = channel.count_unfinished();
+                if before != now {
+                    self.unfinished.set(self.unfinished.bytes() + now - before);
+                }
             }
         }
         self.cx.act();
@@ -916,6 +982,7 @@ impl Session {
 
     fn close_channel(&mut self, number: u16) {
         if let Some(Slot::Open(channel)) = self.channels.remove(&number) {
+            self.unfinished.set(self.unfinished.bytes() - channel.unfinished_bytes);
             channel.close(&mut self.cx);
             self.broker.connections.close_channel(&self.registered);
         }

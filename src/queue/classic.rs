@@ -17,7 +17,7 @@ use crate::message::Run;
 use crate::store::{self, Batch, Durability, Source, Store};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -153,6 +153,8 @@ struct Link {
 #[must_use]
 pub struct Acts {
     outlets: SmallVec<[Arc<dyn Outlet>; 2]>,
+    /// Where these are, as soon as they are many.
+    touched: FxHashSet<usize>,
     tickets: Vec<Ticket>,
     loads: SmallVec<[(Arc<Queue>, Load); 1]>,
     wake: Option<Arc<Store>>,
@@ -162,9 +164,21 @@ pub struct Acts {
     unused: SmallVec<[Arc<Queue>; 1]>,
 }
 
+/// So many outlets are looked through; more are told apart by a set.
+const LOOKED_THROUGH_MAX: usize = 16;
+
 impl Acts {
     fn touch(&mut self, outlet: &Arc<dyn Outlet>) {
-        if !self.outlets.iter().any(|known| Arc::ptr_eq(known, outlet)) {
+        let address = |outlet: &Arc<dyn Outlet>| Arc::as_ptr(outlet).addr();
+        let is_known = match self.outlets.len() {
+            0..LOOKED_THROUGH_MAX => self.outlets.iter().any(|known| Arc::ptr_eq(known, outlet)),
+            LOOKED_THROUGH_MAX => {
+                self.touched.extend(self.outlets.iter().map(address));
+                !self.touched.insert(address(outlet))
+            }
+            _ => !self.touched.insert(address(outlet)),
+        };
+        if !is_known {
             self.outlets.push(Arc::clone(outlet));
         }
     }
@@ -482,7 +496,7 @@ impl Queue {
         if inner.deleted {
             return Joined::Gone;
         }
-        match inner.state.add_consumer(key, terms) {
+        match inner.state.add_consumer(key, terms, outlet.way()) {
             Err(InUse) => Joined::InUse,
             Ok(()) => {
                 inner.links.insert(key, Link { outlet, channel });
@@ -494,6 +508,11 @@ impl Queue {
 
     pub fn activate(&self, key: ConsumerKey, acts: &mut Acts) {
         let _ = self.apply(acts, (), |state, (), now_ms, effects| state.activate(key, now_ms, effects));
+    }
+
+    /// Most of what was on its way to the consumer's client has left.
+    pub fn resume(&self, key: ConsumerKey, acts: &mut Acts) {
+        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.resume(key, now_ms, effects));
     }
 
     /// Takes a consumer away. True if the queue is to be deleted, since that was the last one.
@@ -594,12 +613,7 @@ impl Queue {
         }
         inner.state.set_memory_limit(self.around.memory.share());
         let answer = decide(&mut inner.state, input, now_ms, &mut inner.effects);
-        for delivery in inner.effects.deliveries.drain(..) {
-            if let Some(link) = inner.links.get(&delivery.consumer) {
-                link.outlet.push(link.channel, delivery);
-                acts.touch(&link.outlet);
-            }
-        }
+        self.hand_out(inner, acts);
         acts.tickets.append(&mut inner.effects.tickets);
         if let Some(load) = inner.effects.load.take()
             && let Some(this) = self.this.upgrade()
@@ -617,6 +631,22 @@ impl Queue {
         self.follow_up(inner, acts);
         self.account(inner);
         Ok(answer)
+    }
+
+    /// Leaves deliveries with their clients, and asks these to tell when there is room for more.
+    fn hand_out(&self, inner: &mut Inner, acts: &mut Acts) {
+        for delivery in inner.effects.deliveries.drain(..) {
+            if let Some(link) = inner.links.get(&delivery.consumer) {
+                link.outlet.push(link.channel, delivery);
+                acts.touch(&link.outlet);
+            }
+        }
+        for key in inner.effects.held.drain(..) {
+            if let (Some(link), Some(this)) = (inner.links.get(&key), self.this.upgrade()) {
+                link.outlet.hold(this, key);
+                acts.touch(&link.outlet);
+            }
+        }
     }
 
     /// What is to be done later, or elsewhere.

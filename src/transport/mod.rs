@@ -147,6 +147,17 @@ impl Reader {
         }
     }
 
+    /// Waits until the client has sent something that was not read, or has hung up. [`Reader::readable`] may be wrong about
+    /// that. Safe to drop while it waits.
+    pub async fn heard(&self) -> io::Result<()> {
+        let socket: &TcpStream = match self {
+            Self::Plain(half) => half.as_ref(),
+            Self::Tls(reader) if reader.holds_some() => return Ok(()),
+            Self::Tls(reader) => reader.socket(),
+        };
+        socket.peek(&mut [0]).await.map(drop)
+    }
+
     /// Whether the client's side is closed, though there may be octets of its that were not read.
     pub fn has_hung_up(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -16,8 +16,9 @@ use crate::queue::classic::Acts;
 use crate::queue::delay;
 use crate::refusal::Refusal;
 use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
 use smallvec::{SmallVec, smallvec};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 /// The queues a message reaches, each once.
@@ -63,33 +64,34 @@ impl Vhost {
     ) -> Result<Route, Refusal> {
         let topology = self.topology.read();
         let mut route = Route { targets: Targets::new(), cacheable: true, swallowed: false, histories: Vec::new() };
+        let mut found = Found::default();
         if exchange.is_empty() {
             for key in keys {
                 if let Some(queue) = topology.queues.get(*key) {
-                    add(&mut route.targets, queue);
+                    found.add_queue(queue);
                 } else if key.starts_with(reply_to::PREFIX) {
                     route.cacheable = false;
                     match topology.replies.get(*key) {
-                        Some(queue) => add(&mut route.targets, queue),
+                        Some(queue) => found.add_queue(queue),
                         None => route.swallowed |= self.is_reply_name(key),
                     }
                 } else if by_client && let Some(queue) = topology.delay_queue(key) {
                     return Err(delayed::untouchable(queue));
                 }
             }
+            route.targets = found.queues;
             return Ok(route);
         }
         let first = self.first(&topology, exchange, by_client)?;
-        let mut seen: SmallVec<[Arc<str>; 4]> = SmallVec::new();
-        seen.push(Arc::clone(&first.name));
+        found.add_exchange(&first.name);
         let mut at = 0;
-        while let Some(name) = seen.get(at) {
+        while let Some(name) = found.exchanges.get(at) {
             at += 1;
             let Some(exchange) = topology.exchanges.get(name) else { continue };
             if let Some(queue) = &exchange.delay {
                 route.cacheable = false;
                 if delay::delay_ms(properties.and_then(|properties| properties.headers)).is_some() {
-                    add(&mut route.targets, queue);
+                    found.add_queue(queue);
                     continue;
                 }
             }
@@ -99,12 +101,13 @@ impl Vhost {
             let subject = Subject { keys, properties, random: random() };
             exchange.router.route(&subject, &mut |destination| {
                 matched = true;
-                follow(&topology, destination, &mut route.targets, &mut seen);
+                found.follow(&topology, destination);
             });
             if let (false, Some(alternate)) = (matched, &exchange.alternate) {
-                follow(&topology, &Destination::Exchange(Arc::clone(alternate)), &mut route.targets, &mut seen);
+                found.add_exchange(alternate);
             }
         }
+        route.targets = found.queues;
         Ok(route)
     }
 
@@ -214,26 +217,55 @@ impl Vhost {
     }
 }
 
-fn follow(topology: &Topology, to: &Destination, targets: &mut Targets, seen: &mut SmallVec<[Arc<str>; 4]>) {
-    match to {
-        Destination::Queue(name) => {
-            if let Some(queue) = topology.queues.get(name) {
-                add(targets, queue);
-            }
+/// So much is looked through; more is told apart by a set.
+const LOOKED_THROUGH_MAX: usize = 16;
+
+/// What was found on the way, each once, in the order it was.
+#[derive(Default)]
+struct Found {
+    queues: Targets,
+    exchanges: SmallVec<[Arc<str>; 4]>,
+    /// Numbers and names, as soon as they are many.
+    numbers: FxHashSet<u64>,
+    names: FxHashSet<Arc<str>>,
+}
+
+impl Found {
+    fn add_queue(&mut self, queue: &Arc<Queue>) {
+        let id = |queue: &Arc<Queue>| queue.identity.id;
+        if is_new(&self.queues, &mut self.numbers, id(queue), id) {
+            self.queues.push(Arc::clone(queue));
         }
-        // As alternate, the name may be that of the default exchange, or of none.
-        Destination::Exchange(name) => {
-            if !seen.contains(name) {
-                seen.push(Arc::clone(name));
+    }
+
+    fn add_exchange(&mut self, name: &Arc<str>) {
+        if is_new(&self.exchanges, &mut self.names, Arc::clone(name), Arc::clone) {
+            self.exchanges.push(Arc::clone(name));
+        }
+    }
+
+    fn follow(&mut self, topology: &Topology, to: &Destination) {
+        match to {
+            Destination::Queue(name) => {
+                if let Some(queue) = topology.queues.get(name) {
+                    self.add_queue(queue);
+                }
             }
+            // As alternate, the name may be that of the default exchange, or of none.
+            Destination::Exchange(name) => self.add_exchange(name),
         }
     }
 }
 
-/// Few targets are looked through; many are told apart by their number at the end.
-fn add(targets: &mut Targets, queue: &Arc<Queue>) {
-    if !targets.iter().any(|known| Arc::ptr_eq(known, queue)) {
-        targets.push(Arc::clone(queue));
+/// Whether `key` is no key of what was found before.
+fn is_new<T, K: Hash + Eq>(found: &[T], known: &mut FxHashSet<K>, key: K, key_of: impl Fn(&T) -> K) -> bool {
+    match found.len() {
+        0..LOOKED_THROUGH_MAX => found.iter().all(|one| key_of(one) != key),
+        LOOKED_THROUGH_MAX => {
+            known.extend(found.iter().map(key_of));
+            known.insert(key)
+        }
+        _ => known.insert(key),
     }
 }
 

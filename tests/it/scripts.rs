@@ -314,7 +314,7 @@ impl Script {
                     prefetch: words.number("prefetch").unwrap_or(0),
                     priority: words.number("priority").unwrap_or(0),
                 };
-                if self.state.add_consumer(key, terms).is_err() {
+                if self.state.add_consumer(key, terms, Arc::default()).is_err() {
                     return vec!["in use".into()];
                 }
                 self.consumers.insert(arguments[0].into(), key);

@@ -14,6 +14,7 @@
 //!     └────────────────────────▶ dying ────────────────────┘          (without dead letters: settled at once)
 //! ```
 
+mod consumers;
 mod death;
 mod expiry;
 mod handing;
@@ -30,8 +31,8 @@ use super::settings::{DelayedRetry, Overflow};
 use super::tallies::{Tallies, Tally};
 use crate::amqp::properties::Properties;
 use crate::message::{Packer, Run, Traits};
+use consumers::Consumers;
 use death::Dying;
-use handing::Consumer;
 pub use handing::{WINDOW_BYTES, WINDOW_MESSAGES};
 use returns::Returns;
 use rustc_hash::FxHashMap;
@@ -58,11 +59,20 @@ pub struct Effects<T> {
     pub load: Option<Load>,
     /// Nobody used the queue for as long as it may be unused: it is to be deleted.
     pub unused: bool,
+    /// Consumers that get nothing more since so much is on its way to their clients; they go on with [`State::resume`].
+    pub held: Vec<ConsumerKey>,
 }
 
 impl<T> Default for Effects<T> {
     fn default() -> Self {
-        Self { deliveries: Vec::new(), tickets: Vec::new(), cancelled: Vec::new(), load: None, unused: false }
+        Self {
+            deliveries: Vec::new(),
+            tickets: Vec::new(),
+            cancelled: Vec::new(),
+            load: None,
+            unused: false,
+            held: Vec::new(),
+        }
     }
 }
 
@@ -184,12 +194,9 @@ pub struct State<T> {
     expiring: bool,
     /// Of the ready messages' bodies, where that is limited.
     ready_bytes: u64,
-    /// By priority, the highest first, and then by arrival.
-    consumers: Vec<Consumer>,
+    consumers: Consumers,
     /// Consumers of a quorum queue that were cancelled and have not settled everything: they still count.
     leaving: FxHashMap<ConsumerKey, u32>,
-    /// Counts turns.
-    turns: u64,
     /// A full quorum queue refused messages, and is not yet well below its limit.
     refusing: bool,
     /// The single active consumer.
@@ -237,9 +244,8 @@ impl<T> State<T> {
             alarms_max: 0,
             expiring: false,
             ready_bytes: 0,
-            consumers: Vec::new(),
+            consumers: Consumers::default(),
             leaving: FxHashMap::default(),
-            turns: 0,
             refusing: false,
             active: None,
             used_at_ms: now_ms,
@@ -358,7 +364,7 @@ impl<T> State<T> {
         let mut index = 0;
         // A consumer that waits takes messages as they come, whatever follows them.
         while let Some(&level) = levels.get(index)
-            && self.any_credit()
+            && self.consumers.any_credit(&mut effects.held)
         {
             let count = levels[index..].iter().take_while(|other| **other == level).count();
             let range = self.append(level, slice(&run, index..index + count), failed, now_ms);
@@ -680,7 +686,7 @@ impl<T> State<T> {
         self.unacked = self.unacked.saturating_sub(count);
         let Some(key) = key else { return };
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.give_credit(key, |consumer| consumer.unacked = consumer.unacked.saturating_sub(count));
+        self.consumers.change(key, |consumer| consumer.unacked = consumer.unacked.saturating_sub(count));
         if let Some(left) = self.leaving.get_mut(&key) {
             *left = left.saturating_sub(count);
             if *left == 0 {
@@ -711,7 +717,7 @@ impl<T> State<T> {
     /// The queue is deleted: its consumers are cancelled, its tickets come back, its messages are forgotten.
     pub fn delete(&mut self, effects: &mut Effects<T>) -> u64 {
         let count = self.ready();
-        effects.cancelled.extend(self.consumers.drain(..).map(|consumer| consumer.key));
+        effects.cancelled.extend(self.consumers.clear());
         effects.tickets.append(&mut self.waiting);
         effects.tickets.append(&mut self.taken);
         self.levels.iter_mut().for_each(Log::clear);

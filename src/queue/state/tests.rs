@@ -9,7 +9,7 @@ mod model;
 
 use super::*;
 use crate::message::{Marks, Message, Packer, Traits};
-use crate::queue::consumer::Terms;
+use crate::queue::consumer::{Terms, Way};
 use crate::queue::settings::Retried;
 use disk::Disk;
 use model::{Fate, Model, New, Out};
@@ -24,6 +24,9 @@ struct Harness {
     synced: Disk,
     committing: bool,
     consumers: BTreeMap<ConsumerKey, Terms>,
+    /// Those whose client has enough.
+    held: BTreeSet<ConsumerKey>,
+    ways: BTreeMap<ConsumerKey, Arc<Way>>,
     /// Terms of all that ever were.
     terms: BTreeMap<ConsumerKey, Terms>,
     tickets: BTreeMap<u64, Vec<u64>>,
@@ -48,6 +51,9 @@ enum Step {
         priority: i64,
     },
     Cancel(usize),
+    /// A consumer's client has enough for now, or has taken most of it.
+    Hold(usize),
+    Resume(usize),
     Settle {
         at: usize,
         count: u64,
@@ -180,6 +186,8 @@ impl Harness {
             synced: Disk::default(),
             committing: false,
             consumers: BTreeMap::new(),
+            held: BTreeSet::new(),
+            ways: BTreeMap::new(),
             terms: BTreeMap::new(),
             tickets: BTreeMap::new(),
             next_key: 0,
@@ -228,6 +236,9 @@ impl Harness {
 
     /// Whether a consumer may have more messages.
     fn credit(&self, key: ConsumerKey) -> bool {
+        if self.held.contains(&key) {
+            return false;
+        }
         let terms = self.terms[&key];
         let held = || self.model.messages.values().filter(|known| known.fate == Fate::Held(key)).count();
         terms.no_ack || terms.prefetch == 0 || held() < terms.prefetch as usize
@@ -242,7 +253,8 @@ impl Harness {
                 self.next_key += 1;
                 let key = ConsumerKey(self.next_key);
                 let terms = Terms { no_ack, exclusive: false, prefetch, priority };
-                self.state.add_consumer(key, terms).unwrap();
+                let way = self.ways.entry(key).or_default();
+                self.state.add_consumer(key, terms, Arc::clone(way)).unwrap();
                 self.consumers.insert(key, terms);
                 self.terms.insert(key, terms);
                 self.state.activate(key, now_ms, &mut effects);
@@ -252,8 +264,25 @@ impl Harness {
                 let keys: Vec<_> = self.consumers.keys().copied().collect();
                 if let Some(key) = keys.get(at % keys.len().max(1)) {
                     self.consumers.remove(key);
+                    self.held.remove(key);
                     assert!(self.state.remove_consumer(*key, now_ms, &mut effects));
                     self.used_at_ms = now_ms;
+                    self.model.expire();
+                }
+            }
+            Step::Hold(at) => {
+                if let Some(&key) = self.consumers.keys().nth(at % self.consumers.len().max(1)) {
+                    if self.held.insert(key) {
+                        self.ways[&key].add(Way::BYTES_MAX);
+                    }
+                }
+            }
+            Step::Resume(at) => {
+                if let Some(&key) = self.consumers.keys().nth(at % self.consumers.len().max(1)) {
+                    if self.held.remove(&key) {
+                        self.ways[&key].left(Way::BYTES_MAX);
+                    }
+                    self.state.resume(key, now_ms, &mut effects);
                     self.model.expire();
                 }
             }
@@ -573,6 +602,7 @@ impl Harness {
         self.committing = false;
         (self.load, self.retry_ms) = (None, None);
         self.consumers.clear();
+        self.held.clear();
         self.tickets.clear();
 
         self.state = self.disk.recover(self.model.rules, self.model.now_ms);
@@ -801,6 +831,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u32..5, prop::bool::weighted(0.3), -1i64..2)
             .prop_map(|(prefetch, no_ack, priority)| Step::Consume { prefetch, no_ack, priority }),
         1 => any::<usize>().prop_map(Step::Cancel),
+        1 => prop_oneof![1 => any::<usize>().prop_map(Step::Hold), 2 => any::<usize>().prop_map(Step::Resume)],
         6 => (any::<usize>(), 1u64..4, how()).prop_map(|(at, count, how)| Step::Settle { at, count, how }),
         1 => how().prop_map(Step::SettleAll),
         2 => Just(Step::Written),
@@ -927,6 +958,32 @@ fn what_the_disk_lost_while_it_was_out_does_not_come_back() {
         assert_eq!((harness.state.ready(), harness.state.unacked()), (2, 0));
         assert!(matches!(harness.state.get(true, START_MS, &mut effects), Got::Message { .. }));
     }
+}
+
+#[test]
+fn what_is_on_its_way_to_a_client_is_bounded_however_many_consumers_it_has() {
+    let mut state: State<u64> = State::new(Rules { memory_bytes: usize::MAX, ..Rules::default() }, START_MS);
+    let mut effects = Effects::default();
+    let (way, other) = (Arc::<Way>::default(), Arc::<Way>::default());
+    let terms = Terms { no_ack: true, exclusive: false, prefetch: 0, priority: 0 };
+    for key in 1..=100 {
+        state.add_consumer(ConsumerKey(key), terms, Arc::clone(if key == 50 { &other } else { &way })).unwrap();
+        state.activate(ConsumerKey(key), START_MS, &mut effects);
+    }
+    for number in 0..200 {
+        let new = New { priority: None, ttl_ms: None, bytes: 100_000 };
+        state.publish(&run(number, &[new], false), None, 0, START_MS, &mut effects);
+    }
+    let given: usize =
+        effects.deliveries.drain(..).filter(|to| to.consumer != ConsumerKey(50)).map(|to| to.bytes).sum();
+    assert!((Way::BYTES_MAX..Way::BYTES_MAX + 100_100).contains(&given), "{given}");
+    assert_eq!(effects.held.len(), 99, "all but the other client's are told to wait");
+    assert_eq!(state.ready(), 200 - 42 - 11, "the other client's consumer has its own window");
+    way.left(given);
+    for key in effects.held.drain(..) {
+        state.resume(key, START_MS, &mut Effects::default());
+    }
+    assert!(way.is_full());
 }
 
 fn plain(count: usize, bytes: usize) -> Step {

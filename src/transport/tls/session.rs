@@ -49,7 +49,8 @@ pub(super) fn split(stream: TcpStream, mut tls: ServerConnection) -> (Reader, Wr
     tls.set_buffer_limit(Some(UNSENT_BYTES_MAX));
     let session = Arc::new(Session { stream, tls: Mutex::new(tls) });
     // The client may have sent more than the end of its handshake.
-    let reader = Reader { session: Arc::clone(&session), left: Vec::new(), at: 0, more: true, fault: None };
+    let reader =
+        Reader { session: Arc::clone(&session), left: Vec::new(), at: 0, more: true, full: false, fault: None };
     (reader, Writer { session, is_behind: false })
 }
 
@@ -62,6 +63,8 @@ pub struct Reader {
     at: usize,
     /// There may be more without the socket's doing.
     more: bool,
+    /// The last read had no space for more.
+    full: bool,
     /// What is wrong behind the octets that were read last.
     fault: Option<io::Error>,
 }
@@ -69,6 +72,11 @@ pub struct Reader {
 impl Reader {
     pub async fn readable(&self) -> io::Result<()> {
         if self.more { Ok(()) } else { self.session.stream.readable().await }
+    }
+
+    /// Whether there are octets that were fetched from the socket and not read.
+    pub(in crate::transport) fn holds_some(&self) -> bool {
+        self.full || self.at < self.left.len() || self.fault.is_some()
     }
 
     pub(in crate::transport) fn socket(&self) -> &TcpStream {
@@ -88,6 +96,7 @@ impl Reader {
         let outcome = self.fill(out, &mut filled);
         let would_block = matches!(&outcome, Err(error) if error.kind() == ErrorKind::WouldBlock);
         self.more = !would_block;
+        self.full = filled == out.len();
         if filled == 0 {
             return outcome.map(|()| 0);
         }

@@ -6,6 +6,7 @@
 //! `LEVERET_HOSTILE_MS` makes each measurement longer.
 
 mod connecting;
+mod greedy;
 mod logged_in;
 
 use super::support::peer::{PERSISTENT, PLAIN};

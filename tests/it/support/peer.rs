@@ -346,10 +346,6 @@ impl Peer {
     }
 
     pub fn bind(&mut self, channel: u16, queue: &str, exchange: &str, routing_key: &str) {
-        self.bind_with(channel, queue, exchange, routing_key, FieldTable::default());
-    }
-
-    pub fn bind_with(&mut self, channel: u16, queue: &str, exchange: &str, routing_key: &str, arguments: FieldTable) {
         self.method(
             channel,
             AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
@@ -357,7 +353,7 @@ impl Peer {
                 exchange: exchange.into(),
                 routing_key: routing_key.into(),
                 nowait: false,
-                arguments,
+                arguments: FieldTable::default(),
             })),
         );
         self.expect(channel, &AMQPClass::Queue(queue::AMQPMethod::BindOk(queue::BindOk {})));
@@ -403,20 +399,14 @@ impl Peer {
 
     /// Starts a consumer called `tag`.
     pub fn consume(&mut self, channel: u16, queue: &str, tag: &str, no_ack: bool) {
-        self.basic(
-            channel,
-            basic::AMQPMethod::Consume(basic::Consume {
-                queue: queue.into(),
-                consumer_tag: tag.into(),
-                no_local: false,
-                no_ack,
-                exclusive: false,
-                nowait: false,
-                arguments: FieldTable::default(),
-            }),
-        );
+        self.basic(channel, basic::AMQPMethod::Consume(consume(queue, tag, no_ack, false)));
         let ok = basic::ConsumeOk { consumer_tag: tag.into() };
         self.expect(channel, &AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)));
+    }
+
+    /// The same without an answer.
+    pub fn consume_quietly(&mut self, channel: u16, queue: &str, tag: &str, no_ack: bool) {
+        self.basic(channel, basic::AMQPMethod::Consume(consume(queue, tag, no_ack, true)));
     }
 
     pub fn qos(&mut self, channel: u16, prefetch_count: u16) {
@@ -685,6 +675,18 @@ pub fn write_publish(
 /// Appends a content header.
 pub fn write_header(out: &mut Vec<u8>, channel: u16, body_bytes: u64, properties: &[u8]) {
     frame::write(out, frame::HEADER, channel, |out| ContentHeader::write(out, body_bytes, properties));
+}
+
+fn consume(queue: &str, tag: &str, no_ack: bool, nowait: bool) -> basic::Consume {
+    basic::Consume {
+        queue: queue.into(),
+        consumer_tag: tag.into(),
+        no_local: false,
+        no_ack,
+        exclusive: false,
+        nowait,
+        arguments: FieldTable::default(),
+    }
 }
 
 pub fn declare_queue(queue: Declare<'_>, arguments: FieldTable) -> AMQPClass {
