@@ -13,8 +13,8 @@ use crate::config::Verify;
 use crate::pace::Pace;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::Outlet;
-use crate::vhost::Actor;
 use crate::vhost::events::Opened;
+use crate::vhost::{Actor, Toll};
 use amq_protocol::protocol::connection;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -245,6 +245,7 @@ impl Connection {
             channels: FxHashMap::default(),
             touched: Vec::new(),
             published: false,
+            toll: Toll::default(),
             publisher: false,
             told_blocked: false,
             holding: Vec::new(),

@@ -35,7 +35,7 @@ use crate::pace::Pace;
 use crate::queue::consumer::Outlet;
 use crate::transport::tls::Facts;
 use crate::transport::{Client, Reader};
-use crate::vhost::{Vhost, events};
+use crate::vhost::{Toll, Vhost, events};
 use amq_protocol::protocol::{AMQPClass, channel, connection};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -102,6 +102,8 @@ struct Session {
     touched: Vec<u16>,
     /// This read brought messages.
     published: bool,
+    /// How much of them may wait for the disk.
+    toll: Toll,
     /// It ever did: such a client is told when it must not publish, as in RabbitMQ.
     publisher: bool,
     /// connection.blocked was sent, and connection.unblocked not yet.
@@ -433,6 +435,11 @@ impl Connection {
             }
         }
         buffer.octets = octets;
+        if let State::Running(session) = &mut self.state
+            && session.published
+        {
+            session.cx.vhost.take_toll(&mut session.toll, at - buffer.held);
+        }
         buffer.consume(held, at);
         self.hand_over(outcome.is_ok()).await?;
         outcome.map(|()| has_more)
@@ -507,7 +514,7 @@ impl Connection {
         }
         session.publisher |= session.published;
         // Who only consumes goes on: acknowledgements make room.
-        if session.published && session.cx.vhost.behind() {
+        if session.published && session.cx.vhost.behind(&session.toll) {
             return Some(Pause::Disk(Arc::clone(&session.cx.vhost)));
         }
         session.published = false;

@@ -800,6 +800,10 @@ impl Source for Queue {
         self.inner.lock().rows = rows;
     }
 
+    fn waiting_bytes(&self) -> usize {
+        self.inner.lock().backlog_bytes
+    }
+
     fn stored(&self) {
         let mut acts = Acts::default();
         let _ = self.apply(&mut acts, (), |state, (), now_ms, effects| state.stored(now_ms, effects));

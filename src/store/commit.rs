@@ -5,6 +5,8 @@ use super::{DEFINITIONS, Durability, MARKS, MESSAGES, META, SPILL, Store};
 use crate::message::Run;
 use rocksdb::{WriteBatch, WriteOptions};
 use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -14,6 +16,10 @@ pub trait Source: Send + Sync {
     fn take(&self, batch: &mut Batch<'_>);
     /// What was taken is safe.
     fn stored(&self);
+    /// Octets of messages that wait, about.
+    fn waiting_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// A change of a definition.
@@ -35,6 +41,10 @@ pub(super) struct Pending {
     changes: Vec<Change>,
     done: oneshot::Sender<()>,
 }
+
+/// A source with more than this waiting may be left for the next commit, once, if others have less: whoever wants little
+/// from the disk then waits for little.
+const HEAVY_BYTES: usize = 64 << 10;
 
 /// Between two looks for room on a full disk.
 const ROOM_LOOKS: Duration = Duration::from_millis(100);
@@ -175,6 +185,7 @@ impl Store {
 
     pub(super) fn commit_loop(&self) {
         let mut reclaim = FxHashMap::default();
+        let mut deferred = false;
         loop {
             let wake = {
                 let mut wake = self.wake.0.lock();
@@ -185,15 +196,15 @@ impl Store {
                 wake.work = wake.stop;
                 now
             };
-            let more = self.commit(&mut reclaim);
+            let more = self.commit(&mut reclaim, &mut deferred);
             if wake.stop && !more {
                 return;
             }
         }
     }
 
-    /// One commit; says whether there was anything to do.
-    fn commit(&self, reclaim: &mut Reclaim) -> bool {
+    /// One commit; says whether there was anything to do. `deferred`: the last one left something for this one.
+    fn commit(&self, reclaim: &mut Reclaim, deferred: &mut bool) -> bool {
         let mut batch = Batch {
             store: self,
             durable: WriteBatch::default(),
@@ -206,7 +217,7 @@ impl Store {
         let pending;
         {
             // What was done together is taken together.
-            let _together = self.together.write();
+            let mut together = self.together.write();
             pending = std::mem::take(&mut *self.changes.lock());
             for change in pending.iter().flat_map(|pending| &pending.changes) {
                 batch.change(change);
@@ -214,8 +225,16 @@ impl Store {
             // No more than there are now: busy queues are noted again while others are asked.
             for _ in 0..self.dirty.len() {
                 let Some(source) = self.dirty.pop() else { break };
-                source.take(&mut batch);
                 sources.push(source);
+            }
+            let is_joined = std::mem::take(together.is_joined.get_mut());
+            if !is_joined && !*deferred {
+                self.defer_heavy(&mut sources, deferred);
+            } else {
+                *deferred = false;
+            }
+            for source in &sources {
+                source.take(&mut batch);
             }
         }
         let Batch { durable, spill, sync, .. } = batch;
@@ -234,9 +253,24 @@ impl Store {
             // Whoever asked may be gone.
             let _ = pending.done.send(());
         }
+        self.commits.fetch_add(1, Ordering::Relaxed);
         self.relief.notify_waiters();
         self.reclaim(reclaim);
         more
+    }
+
+    /// Leaves sources with much for the next commit, if others have little.
+    fn defer_heavy(&self, sources: &mut Vec<Arc<dyn Source>>, deferred: &mut bool) {
+        let (heavy, light): (Vec<_>, Vec<_>) =
+            sources.drain(..).partition(|source| source.waiting_bytes() > HEAVY_BYTES);
+        if heavy.is_empty() || light.is_empty() {
+            sources.extend(heavy.into_iter().chain(light));
+            return;
+        }
+        *sources = light;
+        *deferred = true;
+        heavy.into_iter().for_each(|source| self.dirty.push(source));
+        self.wake.0.lock().work = true;
     }
 
     fn write(&self, durable: WriteBatch, spill: WriteBatch, sync: bool) -> Result<(), rocksdb::Error> {
@@ -302,4 +336,68 @@ fn fail(error: &rocksdb::Error) -> ! {
         "the disk failed: the broker stops, nothing confirmed is lost; make room or replace the disk, and start again"
     );
     std::process::exit(super::EXIT_FAILED);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Durability, Options};
+    use super::*;
+    use parking_lot::Mutex;
+    use std::sync::mpsc;
+
+    /// Says when it is taken and when that is stored.
+    struct Probe {
+        name: &'static str,
+        bytes: usize,
+        said: Mutex<mpsc::Sender<String>>,
+    }
+
+    impl Source for Probe {
+        fn take(&self, _: &mut Batch<'_>) {
+            self.said.lock().send(format!("{} taken", self.name)).unwrap();
+        }
+
+        fn stored(&self) {
+            self.said.lock().send(format!("{} stored", self.name)).unwrap();
+        }
+
+        fn waiting_bytes(&self) -> usize {
+            self.bytes
+        }
+    }
+
+    /// What is said when both are noted before a commit begins.
+    fn order(joined: bool) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            folder: folder.path().to_owned(),
+            durability: Durability::Memory,
+            write_buffer_bytes: 1 << 20,
+            backlog_bytes_max: 1 << 20,
+            ballast_bytes: 0,
+        };
+        let store = Store::open(&options).unwrap();
+        let (said, heard) = mpsc::channel();
+        let probe = |name, bytes| Arc::new(Probe { name, bytes, said: Mutex::new(said.clone()) });
+        let (heavy, light) = (probe("heavy", HEAVY_BYTES + 1), probe("light", HEAVY_BYTES));
+        let none_begins = store.together.read();
+        let together = joined.then(|| store.together());
+        store.note(heavy);
+        store.note(light);
+        store.wake();
+        drop((together, none_begins));
+        store.close();
+        drop(said);
+        heard.try_iter().collect()
+    }
+
+    #[test]
+    fn who_wants_little_does_not_wait_for_who_wants_much() {
+        assert_eq!(order(false), ["light taken", "light stored", "heavy taken", "heavy stored"]);
+    }
+
+    #[test]
+    fn what_was_done_together_is_written_together() {
+        assert_eq!(order(true), ["heavy taken", "light taken", "heavy stored", "light stored"]);
+    }
 }

@@ -23,7 +23,7 @@ use crossbeam_queue::SegQueue;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use rocksdb::{ColumnFamily, DB};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 /// When a message counts as safe.
@@ -94,6 +94,9 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+/// The part of the backlog that one publisher may be while the disk is behind.
+const SHARE_PART: usize = 16;
+
 /// The format of the folder. A change of format comes with a migration.
 pub const FORMAT: &str = "1";
 
@@ -118,11 +121,20 @@ pub struct Store {
     dirty: SegQueue<Arc<dyn Source>>,
     /// Changes of definitions, in order. Bounded by the connections, each of which waits for its own.
     changes: Mutex<Vec<commit::Pending>>,
+    /// How many commits there were.
+    commits: AtomicU64,
     /// Held for reading while one thing changes several sources that must reach the disk together.
-    together: RwLock<()>,
+    together: RwLock<Together>,
     wake: (Mutex<Wake>, Condvar),
     loads: Mutex<Option<mpsc::Sender<read::Request>>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+/// What must be in one write.
+#[derive(Debug, Default)]
+pub struct Together {
+    /// Since the last commit something has changed several sources: none of them may be left for a later one.
+    is_joined: AtomicBool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -156,7 +168,8 @@ impl Store {
             relief: tokio::sync::Notify::new(),
             dirty: SegQueue::new(),
             changes: Mutex::new(Vec::new()),
-            together: RwLock::new(()),
+            commits: AtomicU64::new(0),
+            together: RwLock::default(),
             wake: (Mutex::new(Wake::default()), Condvar::new()),
             loads: Mutex::new(Some(loads)),
             threads: Mutex::new(Vec::new()),
@@ -216,6 +229,21 @@ impl Store {
         self.backlog_bytes.load(Ordering::Relaxed) > self.backlog_bytes_max
     }
 
+    /// Whether those should wait, too, of which but little waits.
+    pub fn far_behind(&self) -> bool {
+        self.backlog_bytes.load(Ordering::Relaxed) / 2 > self.backlog_bytes_max
+    }
+
+    /// What one publisher may have waiting while the disk is behind.
+    pub fn share_bytes(&self) -> usize {
+        self.backlog_bytes_max / SHARE_PART
+    }
+
+    /// How many commits there were: what was handed over two of them ago does not wait any more.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
     /// Waits until the disk has caught up.
     pub async fn caught_up(&self) {
         loop {
@@ -228,8 +256,10 @@ impl Store {
     }
 
     /// While the guard lives, no commit begins: what is done to several sources goes to disk in one write.
-    pub fn together(&self) -> RwLockReadGuard<'_, ()> {
-        self.together.read()
+    pub fn together(&self) -> RwLockReadGuard<'_, Together> {
+        let together = self.together.read();
+        together.is_joined.store(true, Ordering::Relaxed);
+        together
     }
 
     /// Writes everything that is noted and ends the threads. Nothing may be noted any more.

@@ -221,9 +221,16 @@ impl Vhost {
         self.house.store.together()
     }
 
-    /// Whether the disk has fallen behind what was published.
-    pub fn behind(&self) -> bool {
-        self.house.store.behind()
+    /// Whether the disk has fallen behind what was published, so that a publisher of which so much may wait for it has to
+    /// wait. Those who publish little don't, as long as all of them don't make it too much.
+    pub fn behind(&self, toll: &Toll) -> bool {
+        let store = &self.house.store;
+        store.behind() && (toll.bytes() > store.share_bytes() || store.far_behind())
+    }
+
+    /// Counts what a publisher has sent.
+    pub fn take_toll(&self, toll: &mut Toll, bytes: usize) {
+        toll.add(bytes, self.house.store.commits());
     }
 
     /// Waits until it has caught up.
@@ -248,6 +255,44 @@ impl Vhost {
             let topology = self.topology.read();
             // With the lock held, or a look at older bindings could have the last word.
             self.house.events.set_heard(topology.hears_events());
+        }
+    }
+}
+
+/// What of a publisher may wait for the disk: octets that came since the commit before the last.
+#[derive(Debug, Default)]
+pub struct Toll {
+    commits: u64,
+    now: usize,
+    before: usize,
+}
+
+impl Toll {
+    fn add(&mut self, bytes: usize, commits: u64) {
+        match commits - self.commits {
+            0 => {}
+            1 => self.before = std::mem::take(&mut self.now),
+            _ => (self.now, self.before) = (0, 0),
+        }
+        self.commits = commits;
+        self.now += bytes;
+    }
+
+    fn bytes(&self) -> usize {
+        self.now + self.before
+    }
+}
+
+#[cfg(test)]
+mod toll {
+    use super::Toll;
+
+    #[test]
+    fn it_forgets_what_was_stored_meanwhile() {
+        let mut toll = Toll::default();
+        for (bytes, commits, sum) in [(10, 0, 10), (5, 0, 15), (1, 1, 16), (2, 2, 3), (4, 9, 4), (0, 11, 0)] {
+            toll.add(bytes, commits);
+            assert_eq!(toll.bytes(), sum, "{bytes} at {commits}");
         }
     }
 }
