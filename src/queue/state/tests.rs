@@ -271,10 +271,10 @@ impl Harness {
                 }
             }
             Step::Hold(at) => {
-                if let Some(&key) = self.consumers.keys().nth(at % self.consumers.len().max(1)) {
-                    if self.held.insert(key) {
-                        self.ways[&key].add(Way::BYTES_MAX);
-                    }
+                if let Some(&key) = self.consumers.keys().nth(at % self.consumers.len().max(1))
+                    && self.held.insert(key)
+                {
+                    self.ways[&key].add(Way::BYTES_MAX);
                 }
             }
             Step::Resume(at) => {
