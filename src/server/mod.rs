@@ -2,6 +2,7 @@
 
 mod confine;
 mod reload;
+mod supervisor;
 
 use crate::admission::{self, Door};
 use crate::broker::listeners::{Certificates, Errors, Listener, Protocol};
@@ -186,10 +187,12 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
     }
     // Test-container libraries wait for these very words on standard output.
     tracing::info!("Server startup complete; 4 plugins started.");
+    supervisor::ready();
     let interrupted = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => true,
     };
+    supervisor::stopping();
     tracing::info!("stopping: connections are closed, then everything is written");
     let hurried = tokio::select! {
         () = stop(&broker, accepting) => false,
@@ -244,8 +247,10 @@ fn http_entrances(config: &Config) -> Result<Vec<(SocketAddr, Entrance, &'static
 async fn hear(mut hangup: Signal, reloader: Arc<Reloader>) {
     while hangup.recv().await.is_some() {
         let reloader = Arc::clone(&reloader);
+        supervisor::reloading();
         // Files are read: no work for a task. What came of it is in the log.
         let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
+        supervisor::ready();
     }
 }
 

@@ -108,3 +108,27 @@ fn a_setting_that_is_wrong_ends_it_before_it_starts() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("hartbeat: unknown setting (did you mean 'heartbeat'?)"), "{text}");
 }
+
+#[test]
+fn a_supervisor_is_told_of_the_start_of_reloading_and_of_the_end() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(super::support::PATIENCE)).unwrap();
+    let heard = || {
+        let mut said = [0; 4096];
+        let length = socket.recv(&mut said).expect("something is said in time");
+        String::from_utf8(said[..length].to_vec()).unwrap()
+    };
+    let mut broker = Broker::supervised(&path);
+    assert_eq!(heard(), "READY=1\n");
+    // Nobody is told before clients are served.
+    Peer::open(&broker).close();
+    broker.hang_up();
+    let reloading = heard();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(heard(), "READY=1\n");
+    broker.terminate();
+    assert_eq!(heard(), "STOPPING=1\n");
+    assert!(broker.wait().success());
+}

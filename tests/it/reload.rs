@@ -2,18 +2,12 @@
 
 use super::support::tls::{Authority, Files, peer, settings};
 use super::support::{Api, Broker, Declare, eventually};
-use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Command, Output};
 
 /// `leveret reload` with more arguments.
 fn reload(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
     command.env_clear().env("LEVERET_PASSWORD", "guest").arg("reload").args(arguments).output().unwrap()
-}
-
-fn hang_up(broker: &Broker) {
-    let id = i32::try_from(broker.id()).unwrap();
-    kill_process(Pid::from_raw(id).unwrap(), Signal::HUP).unwrap();
 }
 
 fn https_port(broker: &Broker) -> u16 {
@@ -48,7 +42,7 @@ fn certificates_are_read_again_and_nobody_is_disconnected() {
     assert!(output.status.code() == Some(78) && said.contains("cert.pem"), "{said}");
     assert_eq!(shown(), second.chain[0]);
     files.put(&third);
-    hang_up(&broker);
+    broker.hang_up();
     eventually("the third certificate", || (shown() == third.chain[0]).then_some(()));
     connected.declare(1, Declare::transient("q"));
     // Another authority's client does not believe it, nor does the broker believe everybody.

@@ -61,6 +61,14 @@ impl Broker {
         started.unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
     }
 
+    /// Started by a supervisor that listens on this socket (sd_notify(3)).
+    pub fn supervised(socket: &Path) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let process = command(folder.path(), 0).env("NOTIFY_SOCKET", socket).spawn().unwrap();
+        let started = Self::listening(process, folder, Vec::new());
+        started.unwrap_or_else(|refused| panic!("the broker does not start: {refused:?}"))
+    }
+
     /// The same, if it starts.
     pub fn try_with(flags: &[String]) -> Result<Self, Refused> {
         Self::on(Arc::new(TempDir::new().unwrap()), flags.to_vec(), 0)
@@ -178,9 +186,17 @@ impl Broker {
 
     /// Asks for an end.
     pub fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Has it read again what it can.
+    pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let id = i32::try_from(self.process.id()).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::TERM)
-            .unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
     pub fn wait(&mut self) -> ExitStatus {
