@@ -11,6 +11,7 @@ pub mod properties;
 pub mod reply_code;
 pub mod table;
 pub mod term;
+pub mod term_hash;
 
 pub use method::Method;
 pub use properties::Properties;

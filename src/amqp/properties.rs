@@ -124,6 +124,41 @@ pub fn named(raw: &[u8]) -> Result<Vec<(&'static str, Property<'_>)>, Malformed>
         .collect()
 }
 
+/// The names of all properties, in the order of the specification.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|(_, name)| *name)
+}
+
+/// Raw properties that are these, whatever their order: what [`named`] gives back. Texts have at most 255 octets; an
+/// unknown name, or a value of another kind than the name's, is left out.
+pub fn of(values: &[(&str, Property<'_>)]) -> Vec<u8> {
+    let (mut flags, mut octets) = (0, Vec::new());
+    for (flag, name) in NAMES {
+        let Some((_, value)) = values.iter().find(|(given, _)| *given == name) else { continue };
+        match (flag, value) {
+            (HEADERS, Property::Headers(headers)) => {
+                let headers = headers.octets();
+                let length = u32::try_from(headers.len()).expect("headers come from a body far below 4 GiB");
+                octets.extend_from_slice(&length.to_be_bytes());
+                octets.extend_from_slice(headers);
+            }
+            (DELIVERY_MODE | PRIORITY, Property::Number(number)) => octets.push(number.to_be_bytes()[7]),
+            (TIMESTAMP, Property::Number(number)) => octets.extend_from_slice(&number.to_be_bytes()),
+            (HEADERS | DELIVERY_MODE | PRIORITY | TIMESTAMP, _) => continue,
+            (_, Property::Text(text)) => {
+                let text = &text[..text.len().min(255)];
+                octets.push(u8::try_from(text.len()).expect("cut to 255"));
+                octets.extend_from_slice(text);
+            }
+            _ => continue,
+        }
+        flags |= flag;
+    }
+    let mut raw: Vec<u8> = u16::to_be_bytes(flags).into();
+    raw.extend_from_slice(&octets);
+    raw
+}
+
 /// Raw properties that are these headers and nothing else.
 pub fn only_headers(headers: &[u8]) -> Vec<u8> {
     written(HEADERS, &[], headers, [&[], &[]])
@@ -368,6 +403,9 @@ mod tests {
         assert_eq!(all[2], ("headers", Property::Headers(found.headers.unwrap())));
         assert_eq!((all[3], all[9]), (("delivery_mode", Property::Number(2)), ("timestamp", Property::Number(5))));
         assert_eq!(all[13], ("cluster_id", Property::Text(b"cl")));
+        assert_eq!(of(&all), raw);
+        assert_eq!(of(&all.iter().rev().copied().collect::<Vec<_>>()), raw);
+        assert_eq!(of(&[("priority", Property::Text(b"1")), ("bogus", Property::Number(1))]), NO_PROPERTIES);
         for cut in 0..raw.len() {
             assert!(Properties::parse(&raw[..cut]).is_err(), "cut at {cut}");
         }

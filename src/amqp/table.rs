@@ -303,6 +303,11 @@ impl Writer {
         self.0.extend_from_slice(&n.to_be_bytes());
     }
 
+    pub fn double(&mut self, n: f64) {
+        self.0.push(b'd');
+        self.0.extend_from_slice(&n.to_be_bytes());
+    }
+
     pub fn timestamp(&mut self, time_s: u64) {
         self.0.push(b'T');
         self.0.extend_from_slice(&time_s.to_be_bytes());

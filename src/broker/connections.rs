@@ -2,13 +2,14 @@
 
 use crate::amqp::Table;
 use crate::vhost::Vhost;
+use crate::vhost::clients::{Channel, Inside};
 use crate::vhost::events::Tls;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
@@ -34,6 +35,7 @@ pub struct Registered {
     asks: Mutex<Asks>,
     opened: OnceLock<Opened>,
     channels: AtomicU32,
+    inside: OnceLock<Weak<dyn Inside>>,
 }
 
 /// What a connection's task is to do.
@@ -121,6 +123,16 @@ impl Registered {
         self.opened.get()
     }
 
+    /// Lets others look into it. Told once.
+    pub fn look_into(&self, inside: Weak<dyn Inside>) {
+        let _ = self.inside.set(inside);
+    }
+
+    /// Its channels, in the order of their numbers.
+    pub fn channels(&self) -> Vec<Channel> {
+        self.inside.get().and_then(Weak::upgrade).map(|inside| inside.channels()).unwrap_or_default()
+    }
+
     /// Channels that are open.
     pub fn channel_count(&self) -> u32 {
         self.channels.load(Ordering::Relaxed)
@@ -152,6 +164,7 @@ impl Connections {
             asks: Mutex::default(),
             opened: OnceLock::new(),
             channels: AtomicU32::new(0),
+            inside: OnceLock::new(),
         });
         self.all.insert(id, Arc::clone(&registered));
         registered
@@ -230,6 +243,10 @@ impl Connections {
             of_user.channels -= 1;
         }
         registered.channels.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn find(&self, id: u64) -> Option<Arc<Registered>> {
+        self.all.get(&id).map(|one| Arc::clone(&one))
     }
 
     /// All that have come, open or not.

@@ -3,20 +3,22 @@
 use super::egress::Late;
 use super::owed::{Unacked, UnknownTag};
 use super::{Channel, Consumer, Context, Fault, Reply};
-use crate::amqp::ReplyCode;
 use crate::amqp::method::Id;
+use crate::amqp::{ReplyCode, Table};
 use crate::auth::Access;
 use crate::queue::Queue;
 use crate::queue::classic::{Acts, Fetched, Joined};
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Outlet, Terms};
 use crate::queue::settings::{ConsumerArguments, QueueType};
-use crate::refusal::{Reason, Refusal};
+use crate::refusal::Refusal;
+use crate::vhost::clients::Consumer as Known;
 use crate::vhost::declare::generated;
 use crate::vhost::events::{self, HOUSE};
 use crate::vhost::reply_to;
 use amq_protocol::protocol::{AMQPClass, basic};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What becomes of deliveries.
@@ -97,6 +99,7 @@ impl Channel {
             return Err(Fault::new(ReplyCode::NotImplemented, format!("prefetch_size!=0 ({prefetch_bytes})"), id));
         }
         self.prefetch = prefetch_count.into();
+        self.gauges.prefetch.store(self.prefetch, Ordering::Relaxed);
         cx.reply(self.number, AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})));
         Ok(())
     }
@@ -135,14 +138,17 @@ impl Channel {
             }
             _ => None,
         };
-        let key = self.join(&queue, &tag, terms, timeout, consume.nowait, cx)?;
+        let key = cx.vhost.next_consumer();
+        let (named, of) = (Arc::clone(&tag), Arc::clone(&queue));
+        let known = Known { key, tag: named, queue: of, terms, arguments: consume.arguments, timeout };
+        self.join(known.clone(), consume.nowait, cx)?;
         let consumer = events::Consumer {
             tag: &tag,
             queue: &queue,
             no_ack: terms.no_ack,
             exclusive: terms.exclusive,
             prefetch: terms.prefetch,
-            arguments: &consume.arguments,
+            arguments: &known.arguments,
         };
         cx.vhost.events().consumer_created(&self.shown(cx), &consumer);
         self.consumers.insert(tag, Consumer { key, queue });
@@ -150,31 +156,23 @@ impl Channel {
     }
 
     /// Makes a consumer of the channel, and tells it so before its first delivery.
-    fn join(
-        &self,
-        queue: &Arc<Queue>,
-        tag: &Arc<str>,
-        terms: Terms,
-        timeout: Option<Duration>,
-        nowait: bool,
-        cx: &mut Context,
-    ) -> Result<ConsumerKey, Refusal> {
-        let key = cx.vhost.next_consumer();
+    fn join(&self, known: Known, nowait: bool, cx: &mut Context) -> Result<(), Refusal> {
+        let Known { key, tag, queue, terms, timeout, .. } = known.clone();
         let outlet: Arc<dyn Outlet> = Arc::clone(&cx.egress) as _;
         match queue.consume(key, terms, outlet, ChannelKey(self.number)) {
             Joined::Consumer => {}
             Joined::InUse => return Err(Refusal::access(format!("{} in exclusive use", queue.resource()))),
             Joined::Gone => return Err(Refusal::not_found(format!("no {}", queue.resource()))),
         }
-        cx.egress.add_consumer(self.number, key, Arc::clone(tag), Arc::clone(queue), terms.no_ack, timeout);
+        cx.egress.add_consumer(self.number, known);
         cx.wait_for_consumer(timeout);
         if !nowait {
-            let ok = basic::ConsumeOk { consumer_tag: crate::amqp::short(tag) };
+            let ok = basic::ConsumeOk { consumer_tag: crate::amqp::short(&tag) };
             cx.reply(self.number, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)));
         }
         cx.flush();
         queue.activate(key, &mut cx.acts);
-        Ok(key)
+        Ok(())
     }
 
     /// The channel waits for answers (RabbitMQ: "Direct Reply-to").
@@ -187,7 +185,10 @@ impl Channel {
         }
         let queue = cx.vhost.open_reply_queue();
         let terms = Terms { no_ack: true, exclusive: false, prefetch: 0, priority: 0 };
-        let key = self.join(&queue, &tag, terms, None, consume.nowait, cx)?;
+        let key = cx.vhost.next_consumer();
+        let (named, of) = (Arc::clone(&tag), Arc::clone(&queue));
+        let known = Known { key, tag: named, queue: of, terms, arguments: Table::default(), timeout: None };
+        self.join(known, consume.nowait, cx)?;
         self.reply = Some(Reply { tag, key, queue });
         Ok(())
     }
@@ -246,21 +247,7 @@ impl Channel {
 
     pub(super) async fn get(&mut self, get: &basic::Get, cx: &mut Context) -> Result<(), Refusal> {
         let name = self.queue_name(get.queue.as_str())?;
-        cx.vhost.refuse_reply_queue("get", &name)?;
-        let queue = cx.vhost.queue_to_read(&cx.actor, &name)?;
-        {
-            let settings = queue.settings();
-            if settings.queue_type == QueueType::Quorum && settings.single_active_consumer {
-                return Err(Refusal::new(
-                    Reason::Locked,
-                    format!(
-                        "cannot obtain access to locked {}. basic.get operations are not supported by <<\"quorum\">> queues \
-                         with single active consumer",
-                        queue.resource()
-                    ),
-                ));
-            }
-        }
+        let queue = cx.vhost.queue_to_get(&cx.actor, &name)?;
         loop {
             let changed = queue.changed.notified();
             match queue.get(get.no_ack, &mut cx.acts) {

@@ -17,9 +17,10 @@ use crate::queue::ranges::Ranges;
 use crate::queue::state::{WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::queue::tallies::Tally;
 use crate::transport;
-use crate::vhost::Vhost;
+use crate::vhost::clients::{self, Gauges, Inside};
 use crate::vhost::events;
 use crate::vhost::trace::Party;
+use crate::vhost::{Vhost, reply_to};
 use crossbeam_queue::SegQueue;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -139,6 +140,7 @@ struct Sent {
 #[derive(Debug, Default)]
 struct Channel {
     epoch: u64,
+    gauges: Arc<Gauges>,
     last_tag: u64,
     unacked: Owed,
     consumers: FxHashMap<ConsumerKey, Consumer>,
@@ -149,11 +151,7 @@ struct Channel {
 
 #[derive(Debug)]
 struct Consumer {
-    tag: Arc<str>,
-    queue: Arc<Queue>,
-    no_ack: bool,
-    /// How long it may take to acknowledge a delivery.
-    timeout: Option<Duration>,
+    known: clients::Consumer,
     /// Written since the queue was last told.
     messages: u32,
     bytes: usize,
@@ -286,8 +284,12 @@ impl Egress {
 
     // ── Channels ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    pub fn open_channel(&self, channel: u16, epoch: u64) {
-        self.sent.lock().channels.insert(channel, Channel { epoch, ..Channel::default() });
+    /// A new channel; what it tells of itself goes into what is given back.
+    pub fn open_channel(&self, channel: u16, epoch: u64) -> Arc<Gauges> {
+        let gauges = Arc::new(Gauges::default());
+        let opened = Channel { epoch, gauges: Arc::clone(&gauges), ..Channel::default() };
+        self.sent.lock().channels.insert(channel, opened);
+        gauges
     }
 
     /// Forgets a channel; what was on its way or unacknowledged is given back, in no order.
@@ -302,8 +304,9 @@ impl Egress {
         sent.items.retain(|item| match item {
             Item::Deliver { channel: of, delivery } if *of == channel => {
                 self.way.left(delivery.bytes);
-                if let Some(consumer) = closed.consumers.get(&delivery.consumer).filter(|consumer| !consumer.no_ack) {
-                    back.push(unacked(0, &consumer.queue, delivery));
+                let consumer = closed.consumers.get(&delivery.consumer);
+                if let Some(consumer) = consumer.filter(|consumer| !consumer.known.terms.no_ack) {
+                    back.push(unacked(0, &consumer.known.queue, delivery));
                 }
                 false
             }
@@ -319,17 +322,9 @@ impl Egress {
         back
     }
 
-    pub fn add_consumer(
-        &self,
-        channel: u16,
-        key: ConsumerKey,
-        tag: Arc<str>,
-        queue: Arc<Queue>,
-        no_ack: bool,
-        timeout: Option<Duration>,
-    ) {
+    pub fn add_consumer(&self, channel: u16, known: clients::Consumer) {
         if let Some(channel) = self.sent.lock().channels.get_mut(&channel) {
-            channel.consumers.insert(key, Consumer { tag, queue, no_ack, timeout, messages: 0, bytes: 0 });
+            channel.consumers.insert(known.key, Consumer { known, messages: 0, bytes: 0 });
         }
     }
 
@@ -344,11 +339,11 @@ impl Egress {
                 }
                 // One that was cancelled meanwhile has nothing to lose but its messages, which end with the channel.
                 let Some(consumer) = channel.consumers.get(&unacked.consumer) else { continue };
-                late.extend(consumer.timeout.map(|timeout| Late {
+                late.extend(consumer.known.timeout.map(|timeout| Late {
                     channel: number,
                     consumer: unacked.consumer,
-                    tag: Arc::clone(&consumer.tag),
-                    queue: Arc::clone(&consumer.queue),
+                    tag: Arc::clone(&consumer.known.tag),
+                    queue: Arc::clone(&consumer.known.queue),
                     timeout,
                 }));
             }
@@ -480,7 +475,7 @@ impl Egress {
                     let (done, bytes) = state.deliver(out, channel, &delivery, frame_max, now, &mut written);
                     self.way.left(bytes);
                     if is_traced && let Some(consumer) = state.consumers.get(&delivery.consumer) {
-                        let queue = Arc::clone(&consumer.queue);
+                        let queue = Arc::clone(&consumer.known.queue);
                         traced.push(Traced { channel, queue, delivery: Delivery { count: done, ..delivery.clone() } });
                     }
                     if done < delivery.count {
@@ -507,7 +502,9 @@ impl Egress {
                 }
                 Item::Cancelled { channel, consumer } => {
                     let Some(state) = sent.channels.get_mut(&channel) else { continue };
-                    if let Some(Consumer { tag, queue, .. }) = state.consumers.remove(&consumer) {
+                    if let Some(Consumer { known: clients::Consumer { tag, queue, .. }, .. }) =
+                        state.consumers.remove(&consumer)
+                    {
                         if self.cancel_notify.load(Ordering::Relaxed) {
                             write_cancel(out, channel, &tag);
                         }
@@ -684,7 +681,37 @@ impl Outlet for Egress {
     }
 }
 
+impl Inside for Egress {
+    fn channels(&self) -> Vec<clients::Channel> {
+        let sent = self.sent.lock();
+        let mut channels: Vec<_> = sent.channels.iter().map(|(number, channel)| channel.seen(*number)).collect();
+        drop(sent);
+        channels.sort_unstable_by_key(|channel| channel.number);
+        channels
+    }
+}
+
 impl Channel {
+    /// How others see it.
+    fn seen(&self, number: u16) -> clients::Channel {
+        let Gauges { confirms, transactional, prefetch, published, uncommitted, acks_uncommitted } = &*self.gauges;
+        let is_listed = |known: &clients::Consumer| !known.queue.identity.name.starts_with(reply_to::PREFIX);
+        let consumers = self.consumers.values().map(|consumer| &consumer.known);
+        let mut consumers: Vec<_> = consumers.filter(|known| is_listed(known)).cloned().collect();
+        consumers.sort_unstable_by_key(|known| known.key);
+        clients::Channel {
+            number,
+            confirms: confirms.load(Ordering::Relaxed),
+            transactional: transactional.load(Ordering::Relaxed),
+            prefetch: prefetch.load(Ordering::Relaxed),
+            unacked: self.unacked.iter().map(|range| range.count).sum(),
+            unconfirmed: published.load(Ordering::Relaxed).saturating_sub(self.confirms.count()),
+            uncommitted: uncommitted.load(Ordering::Relaxed),
+            acks_uncommitted: acks_uncommitted.load(Ordering::Relaxed),
+            consumers,
+        }
+    }
+
     /// Cuts the frames of deliveries until `out` is full; says of how many messages and octets of messages.
     fn deliver(
         &mut self,
@@ -704,15 +731,15 @@ impl Channel {
             let message = delivery.run.message(delivery.index + count);
             count += 1;
             let tag = self.last_tag + u64::from(count);
-            method::write_deliver(out, channel, &consumer.tag, tag, delivery.redelivered, message.address);
+            method::write_deliver(out, channel, &consumer.known.tag, tag, delivery.redelivered, message.address);
             write_delivered(out, channel, &message, delivery.tally, frame_max);
             bytes += delivery.run.message_bytes(delivery.index + count - 1);
         }
         let first_tag = self.last_tag + 1;
         self.last_tag += u64::from(count);
-        if !consumer.no_ack {
-            let due = consumer.timeout.map(|timeout| now + timeout);
-            let unacked = unacked(first_tag, &consumer.queue, delivery);
+        if !consumer.known.terms.no_ack {
+            let due = consumer.known.timeout.map(|timeout| now + timeout);
+            let unacked = unacked(first_tag, &consumer.known.queue, delivery);
             self.unacked.push(Unacked { count: u64::from(count), due, ..unacked });
         }
         consumer.messages += count;
@@ -720,7 +747,7 @@ impl Channel {
         // The queue is told now and then: well before the window is used up.
         if consumer.messages >= WINDOW_MESSAGES / 4 || consumer.bytes >= WINDOW_BYTES / 4 {
             written.push(Written {
-                queue: Arc::clone(&consumer.queue),
+                queue: Arc::clone(&consumer.known.queue),
                 consumer: delivery.consumer,
                 messages: std::mem::take(&mut consumer.messages),
                 bytes: std::mem::take(&mut consumer.bytes),
@@ -731,6 +758,11 @@ impl Channel {
 }
 
 impl Confirms {
+    /// Those that need no more waiting for.
+    fn count(&self) -> u64 {
+        self.confirmed + self.safe.count() + self.refused.count()
+    }
+
     /// Writes what can be confirmed in order, gathered.
     fn write(&mut self, out: &mut Vec<u8>, channel: u16) {
         loop {

@@ -20,6 +20,7 @@ use crate::queue::consumer::{ConsumerKey, Outlet};
 use crate::queue::settings::QueueType;
 use crate::refusal::Refusal;
 use crate::store::Committed;
+use crate::vhost::clients::Gauges;
 use crate::vhost::events::{self, HOUSE};
 use crate::vhost::trace::Party;
 use crate::vhost::{Actor, Vhost};
@@ -29,6 +30,7 @@ use egress::Egress;
 use publish::{Assembly, Publisher};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What ends a channel or its connection.
@@ -140,6 +142,8 @@ pub struct Channel {
     number: u16,
     /// Tells this channel from an earlier one of the same number.
     epoch: u64,
+    /// What it tells of itself, for listings.
+    gauges: Arc<Gauges>,
     assembly: Assembly,
     publisher: Publisher,
     settlements: Settlements,
@@ -168,10 +172,10 @@ struct Reply {
 
 impl Channel {
     pub fn open(number: u16, epoch: u64, context: &Context) -> Self {
-        context.egress.open_channel(number, epoch);
         let channel = Self {
             number,
             epoch,
+            gauges: context.egress.open_channel(number, epoch),
             assembly: Assembly::Method,
             publisher: Publisher::default(),
             settlements: Settlements::default(),
@@ -221,6 +225,12 @@ impl Channel {
         if let Some(tx) = &mut self.tx {
             tx.keep(&mut self.publisher);
             tx.trace(self.number, context);
+            let (messages, acks) = tx.counts();
+            self.gauges.uncommitted.store(messages, Ordering::Relaxed);
+            self.gauges.acks_uncommitted.store(acks, Ordering::Relaxed);
+        }
+        if let Some(sequence) = self.publisher.sequence() {
+            self.gauges.published.store(sequence, Ordering::Relaxed);
         }
         self.publisher.hand_over(self.number, self.epoch, context);
         self.settlements.hand_over(context);

@@ -158,6 +158,7 @@ mod tests {
             auto_delete: false,
             exclusive: None,
             arguments: Default::default(),
+            user: "u".into(),
         };
         Queue::new(identity, Settings::default(), &around)
     }

@@ -4,7 +4,7 @@ use super::egress::{Egress, write_returned};
 use super::{Channel, Context, Fault};
 use crate::amqp::method::{PUBLISH, Publish, split_address};
 use crate::amqp::properties::{ContentHeader, Properties};
-use crate::amqp::table::{Field, Fields};
+use crate::amqp::table::Fields;
 use crate::amqp::{BASIC, ReplyCode, frame};
 use crate::auth::Access;
 use crate::message::{Marks, Message, Packer, Partial, Run, Traits};
@@ -13,7 +13,7 @@ use crate::queue::consumer::Outlet;
 use crate::queue::ranges::Ranges;
 use crate::refusal::Refusal;
 use crate::vhost::publish::Route;
-use crate::vhost::reply_to;
+use crate::vhost::{self, reply_to};
 use amq_protocol::protocol::{AMQPClass, confirm};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -28,8 +28,6 @@ const ROUTES_MAX: usize = 4096;
 const ROUTED_QUEUES_MAX: usize = 64 << 10;
 /// Octets of a body that nobody may announce, whatever the settings.
 const BODY_BYTES_MAX: u64 = 512 << 20;
-/// RabbitMQ's longest time to live: ten years, in ms.
-const EXPIRATION_MS_MAX: i64 = 315_360_000_000;
 
 /// What the next frame of a channel must be (specification 4.2.6: method, content header, body frames).
 ///
@@ -141,6 +139,11 @@ fn add(sequence: &mut Vec<Range<u64>>, number: u64) {
 impl Publisher {
     pub fn is_empty(&self) -> bool {
         self.open.is_empty() && self.unrouted.is_empty()
+    }
+
+    /// How many publishes the channel is to confirm, if it does.
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
     }
 
     /// Adds a message to the run of its queues.
@@ -321,6 +324,7 @@ impl Channel {
             return Err(Refusal::precondition("cannot switch from tx to confirm mode"));
         }
         self.publisher.sequence.get_or_insert(0);
+        self.gauges.confirms.store(true, Ordering::Relaxed);
         if !select.nowait {
             cx.reply(self.number, AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(confirm::SelectOk {})));
         }
@@ -472,23 +476,7 @@ impl Channel {
             let reply = reply.ok_or_else(|| Refusal::precondition("fast reply consumer does not exist"))?;
             rewritten = Some(properties.with_reply_to(message.properties, &reply.queue.identity.name));
         }
-        if let Some(expiration) = properties.expiration {
-            check_expiration(expiration)?;
-        }
-        let (extra, marks) = match properties.headers {
-            Some(headers) => extra_keys(headers)?,
-            None => (Vec::new(), Marks::NONE),
-        };
-        if let Some(user) = properties.user_id
-            && user != cx.actor.user.as_bytes()
-            && !cx.actor.rights.impersonator()
-        {
-            let (user, own) = (String::from_utf8_lossy(user), &cx.actor.user);
-            return Err(Refusal::precondition(format!(
-                "user_id property set to '{user}' but authenticated user was '{own}'"
-            ))
-            .into());
-        }
+        let (extra, marks) = vhost::properties::check(&cx.actor, properties)?;
         if let Some(headers) = properties.headers.filter(|headers| headers.repeats()) {
             // Of a header that comes twice RabbitMQ hands on the first (and routes by the last).
             let raw = rewritten.as_deref().unwrap_or(message.properties);
@@ -597,48 +585,6 @@ fn unexpected_header(got: &str) -> Fault {
     unexpected(&format!("expected content header for class 60, got {got} instead"), PUBLISH)
 }
 
-/// The routing keys in `CC` and `BCC` (RabbitMQ: "Sender-selected Distribution"), and whether there is a `BCC`.
-fn extra_keys(headers: Fields<'_>) -> Result<(Vec<&str>, Marks), Refusal> {
-    let (mut keys, mut marks) = (Vec::new(), Marks::NONE);
-    for (name, mark) in [("CC", Marks::NONE), ("BCC", Marks::BCC)] {
-        match headers.get(name.as_bytes()) {
-            None => {}
-            Some(Field::Array(items)) => {
-                keys.extend(items.long_strings().filter_map(|key| std::str::from_utf8(key).ok()));
-                marks = marks | mark;
-            }
-            Some(other) => {
-                let kind = other.type_name();
-                return Err(Refusal::precondition(format!(
-                    "invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}"
-                )));
-            }
-        }
-    }
-    Ok((keys, marks))
-}
-
-/// The property `expiration`: decimal milliseconds. Texts as Erlang's `string:to_integer` leads RabbitMQ to them.
-fn check_expiration(expiration: &[u8]) -> Result<(), Refusal> {
-    let text = String::from_utf8_lossy(expiration);
-    let refuse = |why: String| Err(Refusal::precondition(format!("invalid expiration '{text}': {why}")));
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(&text);
-    let length = digits.bytes().take_while(u8::is_ascii_digit).count();
-    if length == 0 {
-        return refuse("no_integer".into());
-    }
-    let (number, rest) = text.split_at(text.len() - digits.len() + length);
-    if !rest.is_empty() {
-        return refuse(format!("{{leftover_string,{rest:?}}}"));
-    }
-    match number.parse::<i64>() {
-        Ok(negative @ ..0) => refuse(format!("{{value_negative,{negative}}}")),
-        Ok(0..=EXPIRATION_MS_MAX) => Ok(()),
-        _ if number.starts_with('-') => refuse(format!("{{value_negative,{number}}}")),
-        _ => refuse(format!("{{value_too_large,{}}}", number.trim_start_matches('+'))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -649,18 +595,5 @@ mod tests {
         let (safe, nacked) = split(&[10..13, 20..24], &refused);
         assert_eq!((safe, nacked), (vec![10..11, 12..13, 22..24], vec![11..12, 20..22]));
         assert_eq!(split(&[7..9, 10..12], &Ranges::default()), (vec![7..9, 10..12], vec![]));
-    }
-
-    #[test]
-    fn expirations_are_refused_with_rabbitmqs_words() {
-        let why = |text: &str| check_expiration(text.as_bytes()).err().map(|refusal| refusal.text);
-        assert_eq!(why("0"), None);
-        assert_eq!(why("315360000000"), None);
-        assert_eq!(why("4294967296"), None);
-        assert_eq!(why("").as_deref(), Some("invalid expiration '': no_integer"));
-        assert_eq!(why(" 100").as_deref(), Some("invalid expiration ' 100': no_integer"));
-        assert_eq!(why("-1").as_deref(), Some("invalid expiration '-1': {value_negative,-1}"));
-        assert_eq!(why("1.5").as_deref(), Some("invalid expiration '1.5': {leftover_string,\".5\"}"));
-        assert!(why("99999999999999999999").is_some_and(|text| text.contains("value_too_large")));
     }
 }

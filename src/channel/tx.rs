@@ -6,16 +6,12 @@ use super::owed::Unacked;
 use super::publish::{self, Publisher};
 use super::{Channel, Context};
 use crate::message::{Message, Run, Traits};
-use crate::queue::classic::{Ticket, Waiter};
-use crate::queue::consumer::Outlet;
 use crate::refusal::{Reason, Refusal};
+use crate::vhost::all_safe::AllSafe;
 use crate::vhost::publish::Route;
 use amq_protocol::protocol::{AMQPClass, tx};
-use parking_lot::Mutex;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use tokio::sync::oneshot;
+use std::sync::atomic::Ordering;
 
 #[derive(Debug, Default)]
 pub struct Transaction {
@@ -24,33 +20,12 @@ pub struct Transaction {
     traced: usize,
     /// How many of these are counted, and their octets.
     counted: (usize, usize),
+    /// Messages in what was kept, and acknowledgements that wait.
+    messages: u64,
+    acks: u64,
     settled: Vec<(Unacked, Outcome)>,
     /// Returned messages, sent at commit.
     returned: Vec<u8>,
-}
-
-/// Tells when all queues of a commit are safe.
-struct Commit {
-    waiting: AtomicUsize,
-    done: Mutex<Option<oneshot::Sender<()>>>,
-    /// A queue was full.
-    refused: AtomicBool,
-}
-
-impl Waiter for Commit {
-    fn safe(&self) -> Option<Arc<dyn Outlet>> {
-        if self.waiting.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(done) = self.done.lock().take()
-        {
-            // The channel may have gone with its connection.
-            let _ = done.send(());
-        }
-        None
-    }
-
-    fn refused(&self, _: Range<u32>) {
-        self.refused.store(true, Ordering::Release);
-    }
 }
 
 impl Transaction {
@@ -69,10 +44,17 @@ impl Transaction {
         self.runs.append(&mut publisher.take_runs());
     }
 
+    /// Messages and acknowledgements that wait.
+    pub(super) fn counts(&mut self) -> (u64, u64) {
+        self.bytes();
+        (self.messages, self.acks)
+    }
+
     /// Octets of what was kept.
     pub fn bytes(&mut self) -> usize {
         let (runs, bytes) = self.counted;
         let more: usize = self.runs[runs..].iter().map(|(_, run)| run.bytes()).sum();
+        self.messages += self.runs[runs..].iter().map(|(_, run)| u64::from(run.count())).sum::<u64>();
         self.counted = (self.runs.len(), bytes + more);
         self.counted.1 + self.returned.len()
     }
@@ -88,6 +70,7 @@ impl Transaction {
     }
 
     pub(super) fn settle(&mut self, unacked: Unacked, outcome: Outcome) {
+        self.acks += unacked.count;
         self.settled.push((unacked, outcome));
     }
 
@@ -109,6 +92,7 @@ impl Channel {
                     return Err(Refusal::precondition("cannot switch from confirm to tx mode"));
                 }
                 self.tx.get_or_insert_default();
+                self.gauges.transactional.store(true, Ordering::Relaxed);
                 tx::AMQPMethod::SelectOk(tx::SelectOk {})
             }
             tx::AMQPMethod::Commit(_) => {
@@ -146,20 +130,14 @@ impl Channel {
                 format!("failed to deliver message: {{not_found, {{resource,<<\"{vhost}\">>,queue,<<\"{name}\">>}}}}");
             return Err(Refusal::new(Reason::Resource, text));
         }
-        let (done, committed) = oneshot::channel();
-        let commit = Arc::new(Commit {
-            waiting: AtomicUsize::new(1),
-            done: Mutex::new(Some(done)),
-            refused: AtomicBool::new(false),
-        });
+        let (commit, committed) = AllSafe::new();
         {
             let vhost = Arc::clone(&cx.vhost);
             let _together = vhost.together();
             for (route, run) in tx.runs {
                 let run = Arc::new(run);
                 for queue in &route.targets {
-                    commit.waiting.fetch_add(1, Ordering::AcqRel);
-                    queue.publish(&run, Some(Arc::clone(&commit) as Ticket), &mut cx.acts);
+                    queue.publish(&run, Some(commit.ticket()), &mut cx.acts);
                 }
             }
             // The answer goes before the deliveries that the acknowledgements make room for.
@@ -175,21 +153,19 @@ impl Channel {
                         continue;
                     }
                 }
-                commit.waiting.fetch_add(1, Ordering::AcqRel);
-                queue.wait(Arc::clone(&commit) as Ticket, &mut cx.acts);
+                queue.wait(commit.ticket(), &mut cx.acts);
             }
             for (unacked, outcome) in back {
                 outcome.apply(&unacked.queue, unacked.consumer, unacked.positions(), &mut cx.acts);
             }
         }
         cx.frames.extend_from_slice(&tx.returned);
-        // The one that kept it open while it was handed out.
-        let _ = commit.safe();
+        commit.handed_over();
         cx.act();
-        committed.await.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))?;
-        match commit.refused.load(Ordering::Acquire) {
-            true => Err(Refusal::precondition("partial tx completion")),
-            false => Ok(()),
+        let all_taken = committed.await;
+        match all_taken.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))? {
+            true => Ok(()),
+            false => Err(Refusal::precondition("partial tx completion")),
         }
     }
 }

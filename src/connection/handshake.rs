@@ -13,12 +13,13 @@ use crate::config::Verify;
 use crate::pace::Pace;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::Outlet;
+use crate::vhost::clients::Inside;
 use crate::vhost::events::Opened;
 use crate::vhost::{Actor, Toll};
 use amq_protocol::protocol::connection;
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// The header of AMQP 1.0 with SASL: what RabbitMQ answers to those who speak something else altogether.
@@ -213,6 +214,7 @@ impl Connection {
             connection_name: Arc::clone(&connection_name),
             user: Arc::clone(&identity.user),
         });
+        self.registered.look_into(Arc::downgrade(&self.egress) as Weak<dyn Inside>);
         let cx = Context {
             vhost: Arc::clone(&vhost),
             connection_name,

@@ -1,5 +1,6 @@
 //! What a request is answered with, and how RabbitMQ says no over HTTP: `{"error": …, "reason": …}`.
 
+use super::request::Request;
 use crate::auth::Unusable;
 use crate::policy::Mistakes;
 use crate::refusal::{Reason, Refusal};
@@ -16,6 +17,8 @@ pub enum Answer {
     Unhealthy(Json),
     /// Something is there that was not there before: 201.
     Created,
+    /// The same; it can be found there.
+    CreatedAt(String),
     /// Nothing to say: 204.
     Done,
     /// Look there instead: 301.
@@ -47,14 +50,9 @@ impl Answer {
             }
             Self::Unhealthy(json) => of_json(StatusCode::SERVICE_UNAVAILABLE, &json),
             Self::Created => bare(StatusCode::CREATED),
+            Self::CreatedAt(path) => at(StatusCode::CREATED, path),
             Self::Done => bare(StatusCode::NO_CONTENT),
-            Self::Elsewhere(path) => {
-                let mut response = bare(StatusCode::MOVED_PERMANENTLY);
-                if let Ok(path) = HeaderValue::try_from(path) {
-                    response.headers_mut().insert(LOCATION, path);
-                }
-                response
-            }
+            Self::Elsewhere(path) => at(StatusCode::MOVED_PERMANENTLY, path),
         }
     }
 }
@@ -74,8 +72,11 @@ impl Failure {
 
     /// Which of the fields that must be there are not.
     pub fn missing<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
+        /// Erlang writes a longer list over several lines.
+        const LINE_LETTERS_MAX: usize = 80;
         let keys: Vec<_> = keys.into_iter().map(|key| format!("{{key_missing,{key}}}")).collect();
-        Self::bad_request(format!("[{}]", keys.join(",")))
+        let line = format!("[{}]", keys.join(","));
+        Self::bad_request(if line.len() > LINE_LETTERS_MAX { format!("[{}]", keys.join(",\n ")) } else { line })
     }
 
     /// A value of a query that makes no sense; each kind has a name of its own.
@@ -109,7 +110,7 @@ impl Failure {
     }
 
     /// They may not. The spelling is RabbitMQ's.
-    pub fn not_allowed(reason: &'static str) -> Self {
+    pub fn not_allowed(reason: impl Into<Json>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "not_authorised", reason)
     }
 
@@ -163,6 +164,32 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What makes RabbitMQ's own code fail, and is shown there as an Erlang term.
+    pub fn of_node(request: &Request, why: &str) -> Self {
+        Self::bad_request(format!("Request to node {} failed with {why}", request.broker.events().node()))
+    }
+
+    /// As `rabbit_mgmt_util:with_channel` says what a channel of AMQP was closed for.
+    pub fn of_channel(refusal: Refusal) -> Self {
+        let text = refusal.reply_code().text(&refusal.text);
+        match refusal.reason {
+            Reason::NotFound => Self::not_found(&text),
+            Reason::AccessRefused => Self::not_allowed(text),
+            _ => Self::of_publish(refusal),
+        }
+    }
+
+    /// As `rabbit_mgmt_wm_exchange_publish` says it.
+    pub fn of_publish(refusal: Refusal) -> Self {
+        let code = refusal.reply_code();
+        match refusal.reason {
+            Reason::Internal => refusal.into(),
+            _ => Self::bad_request(format!("{} {}", code.number(), code.text(&refusal.text))),
+        }
+    }
+}
+
 /// As `rabbit_mgmt_util:direct_request` says it.
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
@@ -194,6 +221,14 @@ pub fn invalid_pattern(pattern: Json, unusable: &Unusable) -> Failure {
 /// A text as a list of numbers.
 pub fn letters(text: &str) -> Json {
     text.bytes().map(Json::from).collect()
+}
+
+fn at(status: StatusCode, path: String) -> Response<Body> {
+    let mut response = bare(status);
+    if let Ok(path) = HeaderValue::try_from(path) {
+        response.headers_mut().insert(LOCATION, path);
+    }
+    response
 }
 
 fn bare(status: StatusCode) -> Response<Body> {

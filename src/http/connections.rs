@@ -20,6 +20,7 @@ pub fn routes() -> Vec<Route> {
     vec![
         Route::new("/connections", Role::Management).get(list_all),
         Route::new("/connections/{connection}", Role::Owner(owner)).get(get).delete(delete),
+        Route::new("/connections/{connection}/sessions", Role::Owner(owner)).get(sessions),
         Route::new("/connections/username/{user}", Role::Owner(user_named)).get(list_of_user).delete(delete_of_user),
         Route::new("/vhosts/{vhost}/connections", Role::Vhost).get(list_of_vhost),
     ]
@@ -29,12 +30,12 @@ fn user_named(_: &Broker, names: &Names) -> Option<Arc<str>> {
     names.find("user").map(Arc::from)
 }
 
-fn owner(broker: &Broker, names: &Names) -> Option<Arc<str>> {
+pub(super) fn owner(broker: &Broker, names: &Names) -> Option<Arc<str>> {
     let connection = named(broker, names.find("connection")?)?;
     connection.opened().map(|opened| Arc::clone(&opened.user))
 }
 
-fn named(broker: &Broker, name: &str) -> Option<Arc<Registered>> {
+pub(super) fn named(broker: &Broker, name: &str) -> Option<Arc<Registered>> {
     broker.connections.list().into_iter().find(|connection| *connection.name == *name)
 }
 
@@ -48,13 +49,25 @@ async fn list_of_vhost(request: Request) -> Result<Answer, Failure> {
 }
 
 async fn list_of_user(request: Request) -> Result<Answer, Failure> {
-    listed(&request, |opened| *opened.user == *request.name("user"))
+    let visitor = request.visitor();
+    let all = request.broker.connections.list();
+    let seen = all.iter().filter_map(|connection| Some((connection, connection.opened()?)));
+    let seen = seen.filter(|(_, opened)| visitor.is_monitor() || opened.user == visitor.name);
+    let items = seen.filter(|(_, opened)| *opened.user == *request.name("user"));
+    let items = items.map(|(connection, opened)| brief(connection, opened, &request));
+    list(&request.query, &["vhost", "name"], items.collect())
 }
 
 async fn get(request: Request) -> Result<Answer, Failure> {
     let connection = named(&request.broker, request.name("connection")).ok_or_else(Failure::no_object)?;
     let opened = connection.opened().ok_or_else(Failure::no_object)?;
     Ok(object(&request.query, shown(&connection, opened, &request)))
+}
+
+/// Sessions are AMQP 1.0's.
+async fn sessions(request: Request) -> Result<Answer, Failure> {
+    named(&request.broker, request.name("connection")).ok_or_else(Failure::no_object)?;
+    Err(Failure::bad_request("connection does not use AMQP 1.0"))
 }
 
 async fn delete(request: Request) -> Result<Answer, Failure> {
@@ -93,13 +106,33 @@ fn listed(request: &Request, is_meant: impl Fn(&Opened) -> bool) -> Result<Answe
     list(&request.query, &["vhost", "name"], items.collect())
 }
 
+/// As RabbitMQ lists a user's.
+fn brief(connection: &Registered, opened: &Opened, request: &Request) -> Map<String, Json> {
+    let mut shown = Map::new();
+    let mut set = |key: &str, value: &str| drop(shown.insert(key.to_owned(), value.into()));
+    set("name", &connection.name);
+    set("vhost", &opened.vhost.name);
+    set("user", &opened.user);
+    set("node", request.broker.events().node());
+    shown
+}
+
+/// What channels and queues tell of their connection.
+pub(super) fn details(connection: &Registered) -> Map<String, Json> {
+    let mut details = Map::new();
+    let mut set = |key: &str, value: Json| drop(details.insert(key.to_owned(), value));
+    set("name", (&*connection.name).into());
+    set("peer_host", connection.peer.ip().to_string().into());
+    set("peer_port", connection.peer.port().into());
+    details
+}
+
 /// A connection as RabbitMQ lists it.
 fn shown(connection: &Registered, opened: &Opened, request: &Request) -> Map<String, Json> {
     let mut shown = Map::new();
     let mut set = |key: &str, value: Json| drop(shown.insert(key.to_owned(), value));
     set("auth_mechanism", opened.mechanism.into());
     set("channel_max", opened.channel_max.into());
-    set("channels", connection.channel_count().into());
     set("client_properties", table_to_json(&opened.client_properties).into());
     set("connected_at", connection.connected_at_ms.into());
     set("frame_max", opened.frame_max.into());
@@ -110,20 +143,17 @@ fn shown(connection: &Registered, opened: &Opened, request: &Request) -> Map<Str
     set("peer_port", connection.peer.port().into());
     set("port", connection.local.port().into());
     set("protocol", "AMQP 0-9-1".into());
-    set("ssl", connection.tls.is_some().into());
-    if let Some(tls) = &connection.tls {
-        set("ssl_cipher", tls.cipher.into());
-        set("ssl_hash", tls.hash.into());
-        set("ssl_key_exchange", tls.key_exchange.into());
-        set("ssl_protocol", tls.protocol.into());
-        if let Some(certificate) = &tls.certificate {
-            set("peer_cert_issuer", certificate.issuer.as_str().into());
-            set("peer_cert_serial_number", certificate.serial_number.as_str().into());
-            set("peer_cert_subject", certificate.subject.as_str().into());
-            set("peer_cert_validity", certificate.validity.as_str().into());
-        }
-    }
-    set("state", "running".into());
+    let tls = connection.tls.as_ref();
+    set("ssl", tls.is_some().into());
+    set("ssl_cipher", tls.map(|tls| tls.cipher).into());
+    set("ssl_hash", tls.map(|tls| tls.hash).into());
+    set("ssl_key_exchange", tls.map(|tls| tls.key_exchange).into());
+    set("ssl_protocol", tls.map(|tls| tls.protocol).into());
+    let certificate = tls.and_then(|tls| tls.certificate.as_ref());
+    set("peer_cert_issuer", certificate.map(|shown| shown.issuer.as_str()).into());
+    set("peer_cert_serial_number", certificate.map(|shown| shown.serial_number.as_str()).into());
+    set("peer_cert_subject", certificate.map(|shown| shown.subject.as_str()).into());
+    set("peer_cert_validity", certificate.map(|shown| shown.validity.as_str()).into());
     set("timeout", opened.heartbeat_s.into());
     set("type", "network".into());
     set("user", (&*opened.user).into());
@@ -132,5 +162,9 @@ fn shown(connection: &Registered, opened: &Opened, request: &Request) -> Map<Str
     }
     set("user_who_performed_action", (&*opened.user).into());
     set("vhost", (&*opened.vhost.name).into());
+    if !request.query.is_true("disable_stats") {
+        set("channels", connection.channel_count().into());
+        set("state", "running".into());
+    }
     shown
 }

@@ -1,11 +1,13 @@
-//! `/exchanges`: what there is. Nothing is declared, deleted or published here yet.
+//! `/exchanges`: what there is, declared and deleted by the rules of AMQP. Messages are published in [`super::messages`].
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
 use super::listing::{list, object};
-use super::request::Request;
+use super::request::{Request, safe_if_any};
 use super::route::Route;
+use super::values::{self, flag};
 use crate::definitions::table_to_json;
+use crate::vhost::declare::ExchangeWish;
 use crate::vhost::listing::Listed;
 use serde_json::{Map, Value as Json};
 
@@ -13,7 +15,7 @@ pub fn routes() -> Vec<Route> {
     vec![
         Route::new("/exchanges", Role::Vhost).get(list_all),
         Route::new("/exchanges/{vhost}", Role::Vhost).get(list_all),
-        Route::new("/exchanges/{vhost}/{exchange}", Role::Vhost).get(get),
+        Route::new("/exchanges/{vhost}/{exchange}", Role::Vhost).get(get).put(put).delete(delete),
     ]
 }
 
@@ -31,6 +33,43 @@ async fn get(request: Request) -> Result<Answer, Failure> {
     Ok(object(&request.query, shown(&vhost.name, &exchange)))
 }
 
+async fn put(mut request: Request) -> Result<Answer, Failure> {
+    let name = values::name("exchange", request.exchange("exchange"))?.to_owned();
+    let vhost = request.vhost_to_change()?;
+    let fields = request.json().await?;
+    let kind = match fields.get("type") {
+        None => "direct".to_owned(),
+        Some(Json::String(kind)) => kind.clone(),
+        Some(Json::Null) => return Err(Failure::bad_request("invalid exchange type 'null'")),
+        Some(other) => return Err(Failure::of_node(&request, &format!("an exchange type that is no text: {other}"))),
+    };
+    let wish = ExchangeWish {
+        kind,
+        durable: flag(&fields, "durable")?,
+        auto_delete: flag(&fields, "auto_delete")?,
+        internal: flag(&fields, "internal")?,
+        arguments: values::arguments(&fields)?,
+    };
+    let passive = flag(&fields, "passive")?;
+    let actor = request.actor(&vhost)?;
+    if passive {
+        vhost.find_exchange(&actor, &name)?;
+        return Ok(Answer::put(false));
+    }
+    let (is_new, committed) = vhost.declare_exchange(&actor, &name, &wish)?;
+    safe_if_any(committed).await?;
+    Ok(Answer::put(is_new))
+}
+
+async fn delete(request: Request) -> Result<Answer, Failure> {
+    let (vhost, name) = (request.vhost()?, request.exchange("exchange"));
+    vhost.exchange(name).ok_or_else(Failure::no_object)?;
+    let actor = request.actor(&vhost)?;
+    let ((), committed) = vhost.delete_exchange(&actor, name, request.query.is_true("if-unused"))?;
+    safe_if_any(committed).await?;
+    Ok(Answer::Done)
+}
+
 /// An exchange as RabbitMQ lists it: the policy stands there only if there is one.
 fn shown(vhost: &str, exchange: &Listed) -> Map<String, Json> {
     let mut shown = Map::new();
@@ -44,6 +83,7 @@ fn shown(vhost: &str, exchange: &Listed) -> Map<String, Json> {
         set("policy", (&*policy.name).into());
     }
     set("type", exchange.kind.name().into());
+    set("user_who_performed_action", (&*exchange.user).into());
     set("vhost", vhost.into());
     shown
 }

@@ -34,7 +34,7 @@ impl Query {
 }
 
 /// `%41+b` is `A b`. What is no text stays readable.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let octets = text.replace('+', " ");
     percent_encoding::percent_decode_str(&octets).decode_utf8_lossy().into_owned()
 }

@@ -15,13 +15,16 @@ mod request;
 mod route;
 
 mod bindings;
+mod channels;
 mod connections;
+mod consumers;
 mod definitions;
 mod exchanges;
 mod features;
 mod health;
 mod limits;
 mod logins;
+mod messages;
 mod overview;
 mod parameters;
 mod permissions;
@@ -62,7 +65,10 @@ fn routes(reload: &Reload) -> Vec<Route> {
         queues::routes(),
         exchanges::routes(),
         bindings::routes(),
+        messages::routes(),
         connections::routes(),
+        channels::routes(),
+        consumers::routes(),
         definitions::routes(),
         reload::routes(reload),
     ];

@@ -1,14 +1,20 @@
-//! `/queues`: what there is. Nothing is declared or deleted here yet.
+//! `/queues`: what there is, declared, emptied and deleted by the rules of AMQP. Messages are got in [`super::messages`].
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
 use super::listing::{list, object};
-use super::request::Request;
+use super::request::{Request, safe_if_any};
 use super::route::Route;
+use super::values::{self, flag};
+use super::{connections, consumers};
 use crate::definitions::table_to_json;
 use crate::policy::{Applied, Policy};
 use crate::queue::Queue;
+use crate::queue::classic::Acts;
 use crate::queue::settings::{DELIVERY_LIMIT_DEFAULT, QueueType};
+use crate::vhost::Vhost;
+use crate::vhost::clients::Consumer;
+use crate::vhost::declare::QueueWish;
 use serde_json::{Map, Value as Json, json};
 use std::sync::Arc;
 
@@ -17,7 +23,10 @@ pub fn routes() -> Vec<Route> {
         Route::new("/queues", Role::Vhost).get(list_all),
         Route::new("/queues/detailed", Role::Vhost).get(list_all),
         Route::new("/queues/{vhost}", Role::Vhost).get(list_all),
-        Route::new("/queues/{vhost}/{queue}", Role::Vhost).get(get),
+        Route::new("/queues/{vhost}/{queue}", Role::Vhost).get(get).put(put).delete(delete),
+        Route::new("/queues/{vhost}/{queue}/contents", Role::Vhost).delete(purge),
+        Route::new("/queues/{vhost}/{queue}/actions", Role::Administrator).post(act),
+        Route::new("/users/{user}/queues", Role::Management).get(list_of_user),
     ]
 }
 
@@ -29,9 +38,112 @@ async fn list_all(request: Request) -> Result<Answer, Failure> {
     list(&request.query, &["vhost", "name"], items)
 }
 
+async fn list_of_user(request: Request) -> Result<Answer, Failure> {
+    let user = request.name("user");
+    let mut items = Vec::new();
+    for vhost in request.vhosts()? {
+        let queues = vhost.queues();
+        items.extend(queues.iter().filter(|queue| *queue.identity.user == *user).map(|queue| shown(queue, &request)));
+    }
+    list(&request.query, &["vhost", "name"], items)
+}
+
 async fn get(request: Request) -> Result<Answer, Failure> {
     let queue = request.vhost()?.queue_named(request.name("queue")).ok_or_else(Failure::no_object)?;
-    Ok(object(&request.query, shown(&queue, &request)))
+    let mut shown = shown(&queue, &request);
+    if !request.query.is_true("disable_stats") {
+        add_clients(&mut shown, &queue, &request);
+    }
+    Ok(object(&request.query, shown))
+}
+
+/// What only a look at one queue tells: who takes from it, and whose it is.
+fn add_clients(shown: &mut Map<String, Json>, queue: &Arc<Queue>, request: &Request) {
+    let mut set = |key: &str, value: Json| drop(shown.insert(key.to_owned(), value));
+    let consumers = consumers::of_queue(queue, request);
+    let exclusive = consumers.iter().find(|(consumer, _)| consumer.terms.exclusive);
+    let active = queue.active_consumer();
+    let active = consumers.iter().find(|(consumer, _)| Some(consumer.key) == active);
+    let tag = |found: Option<&(Consumer, _)>| found.map_or(Json::Null, |(consumer, _)| (&*consumer.tag).into());
+    set("exclusive_consumer_tag", tag(exclusive));
+    set("single_active_consumer_tag", tag(active));
+    set("consumer_details", consumers.into_iter().map(|(_, shown)| Json::Object(shown)).collect());
+    if let Some(owner) = queue.identity.exclusive.and_then(|owner| request.broker.connections.find(owner)) {
+        set("owner_pid_details", connections::details(&owner).into());
+    }
+}
+
+/// queue.declare. `exclusive` belongs to no connection here: it only keeps the queue from being durable, as in RabbitMQ.
+async fn put(mut request: Request) -> Result<Answer, Failure> {
+    let name = values::name("queue", request.name("queue"))?.to_owned();
+    let vhost = request.vhost_to_change()?;
+    let fields = request.json().await?;
+    let durable = flag(&fields, "durable")?;
+    let exclusive = flag(&fields, "exclusive")?;
+    let auto_delete = flag(&fields, "auto_delete")?;
+    let arguments = values::arguments(&fields)?;
+    let passive = flag(&fields, "passive")?;
+    check_node(&fields, &request)?;
+    let actor = request.actor(&vhost)?;
+    if passive {
+        vhost.find_queue(&actor, &name)?;
+        return Ok(Answer::put(false));
+    }
+    let wish = QueueWish { durable: durable && !exclusive, exclusive: false, auto_delete, arguments };
+    let ((_, is_new), committed) = vhost.declare_queue(&actor, &name, wish)?;
+    safe_if_any(committed).await?;
+    Ok(Answer::put(is_new))
+}
+
+/// There is only this one.
+fn check_node(fields: &Map<String, Json>, request: &Request) -> Result<(), Failure> {
+    match fields.get("node") {
+        None => Ok(()),
+        Some(Json::String(node)) if node == request.broker.events().node() => Ok(()),
+        Some(Json::String(node)) => Err(Failure::bad_request(format!("Node {node} is not a cluster member"))),
+        Some(other) => Err(Failure::bad_request(json!(["not_string", "node", other]))),
+    }
+}
+
+async fn delete(request: Request) -> Result<Answer, Failure> {
+    let (vhost, queue) = found(&request)?;
+    let (if_unused, if_empty) = (request.query.is_true("if-unused"), request.query.is_true("if-empty"));
+    let actor = request.actor(&vhost)?;
+    let (_, committed) = vhost.delete_queue(&actor, &queue.identity.name, if_unused, if_empty)?;
+    safe_if_any(committed).await?;
+    Ok(Answer::Done)
+}
+
+async fn purge(request: Request) -> Result<Answer, Failure> {
+    let (vhost, queue) = found(&request)?;
+    let actor = request.actor(&vhost)?;
+    let mut acts = Acts::default();
+    let purged = vhost.purge_queue(&actor, &queue.identity.name, &mut acts);
+    acts.run();
+    let (_, committed) = purged?;
+    safe_if_any(committed).await?;
+    Ok(Answer::Done)
+}
+
+/// RabbitMQ's actions were for mirrored queues; none is left.
+async fn act(mut request: Request) -> Result<Answer, Failure> {
+    to_use(&request)?;
+    let ([action], _) = request.fields(["action"]).await?;
+    Err(Failure::bad_request(json!(["unknown", action])))
+}
+
+/// The queue that the path names, to change it.
+fn found(request: &Request) -> Result<(Arc<Vhost>, Arc<Queue>), Failure> {
+    let vhost = request.vhost()?;
+    let queue = vhost.queue_named(request.name("queue")).ok_or_else(Failure::no_object)?;
+    Ok((vhost, queue))
+}
+
+/// The same to do something with it, which RabbitMQ refuses with other words.
+pub(super) fn to_use(request: &Request) -> Result<(Arc<Vhost>, Arc<Queue>), Failure> {
+    let vhost = request.vhost_to_change()?;
+    let queue = vhost.queue_named(request.name("queue")).ok_or_else(|| Failure::not_found("queue_not_found"))?;
+    Ok((vhost, queue))
 }
 
 /// A queue as RabbitMQ lists it; what it counts is left out if the query says `disable_stats`.

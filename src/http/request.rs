@@ -6,7 +6,7 @@ use super::listing::Query;
 use crate::broker::Broker;
 use crate::config::Http;
 use crate::store::Committed;
-use crate::vhost::Vhost;
+use crate::vhost::{Actor, Vhost};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::HeaderMap;
 use http_body_util::BodyExt;
@@ -65,6 +65,15 @@ impl Request {
         Arc::clone(&self.visitor().name)
     }
 
+    /// Who asks, to do something in a virtual host.
+    pub fn actor(&self, vhost: &Vhost) -> Result<Actor, Failure> {
+        let visitor = self.visitor();
+        let rights = self.broker.rights(&visitor.identity, &vhost.name);
+        let rights = rights.ok_or_else(|| Failure::not_allowed("Access refused."))?;
+        // No connection has this number: exclusive queues are nobody's here.
+        Ok(Actor { connection: 0, user: self.by(), rights })
+    }
+
     /// The virtual host that the path names, to look at what is in it.
     pub fn vhost(&self) -> Result<Arc<Vhost>, Failure> {
         self.broker.vhost(self.name("vhost")).ok_or_else(Failure::no_object)
@@ -116,6 +125,14 @@ impl Request {
 /// Waits until something is on disk.
 pub async fn safe(committed: Committed) -> Result<(), Failure> {
     committed.await.map_err(|_| Failure::internal("it could not be written to disk"))
+}
+
+/// The same where there may be nothing to wait for.
+pub async fn safe_if_any(committed: Option<Committed>) -> Result<(), Failure> {
+    match committed {
+        Some(committed) => safe(committed).await,
+        None => Ok(()),
+    }
 }
 
 /// Reads a body while it is short enough, and comes fast enough.

@@ -104,6 +104,8 @@ pub struct Identity {
     /// The connection it belongs to.
     pub exclusive: Option<u64>,
     pub arguments: Table,
+    /// Who declared it.
+    pub user: Arc<str>,
 }
 
 pub struct Queue {
@@ -401,6 +403,11 @@ impl Queue {
     pub fn counts(&self) -> Counts {
         let inner = self.inner.lock();
         Counts { ready: inner.state.ready(), unacked: inner.state.unacked(), consumers: inner.state.consumer_count() }
+    }
+
+    /// The consumer that gets everything, if only one may.
+    pub fn active_consumer(&self) -> Option<ConsumerKey> {
+        self.inner.lock().state.active_consumer()
     }
 
     /// Adds messages. The ticket is told when they are safe, or the queue is gone; and before that which were refused.

@@ -163,6 +163,7 @@ impl Vhost {
             auto_delete: wish.auto_delete,
             exclusive: wish.exclusive.then_some(actor.connection),
             arguments: wish.arguments.clone(),
+            user: Arc::clone(&actor.user),
         };
         self.check_queue_limit(&name)?;
         let mut topology = self.topology.write();
@@ -391,6 +392,7 @@ impl Vhost {
             delay: (kind == Type::Delayed).then(|| self.new_delay_queue(&name, wish.durable)),
             auto_delete: wish.auto_delete,
             internal: wish.internal,
+            user: Arc::clone(&actor.user),
             ..Exchange::new(&name, kind, wish.durable, wish.arguments.clone())
         };
         exchange.apply(topology.policies.for_exchange(&name));

@@ -14,6 +14,7 @@
 
 use super::Vhost;
 use super::dead_letters::{Letter, Parcel};
+use super::events::HOUSE;
 use super::publish::{Targets, keys};
 use super::topology::Topology;
 use crate::amqp::Table;
@@ -60,6 +61,7 @@ impl Vhost {
             auto_delete: false,
             exclusive: None,
             arguments: Table::default(),
+            user: HOUSE.into(),
         }
     }
 

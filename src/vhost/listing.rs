@@ -18,6 +18,8 @@ pub struct Listed {
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: Table,
+    /// Who declared it.
+    pub user: Arc<str>,
     pub applied: Applied,
 }
 
@@ -30,6 +32,7 @@ impl Listed {
             auto_delete: exchange.auto_delete,
             internal: exchange.internal,
             arguments: exchange.arguments.clone(),
+            user: Arc::clone(&exchange.user),
             applied: exchange.applied.clone(),
         }
     }

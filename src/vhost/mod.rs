@@ -5,6 +5,8 @@
 //! is told by [`events`], and shown by [`trace`]. What is durable goes to the store with [`records`] and comes back with
 //! [`recover`].
 
+pub mod all_safe;
+pub mod clients;
 pub mod dead_letters;
 pub mod declare;
 pub mod delayed;
@@ -12,10 +14,12 @@ mod end;
 pub mod events;
 pub mod listing;
 pub mod policies;
+pub mod properties;
 pub mod publish;
 pub mod records;
 pub mod recover;
 pub mod reply_to;
+pub mod single;
 pub mod topology;
 pub mod trace;
 

@@ -1,5 +1,6 @@
 //! What is durable, as the store keeps it: JSON, a row each.
 
+use super::events::HOUSE;
 use super::topology::Exchange;
 use crate::amqp::Table;
 use crate::exchange::{Binding, Destination};
@@ -9,6 +10,7 @@ use crate::store::Change;
 use crate::store::keys::{Definition, Kind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
+use std::sync::Arc;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct QueueRecord {
@@ -17,6 +19,9 @@ pub struct QueueRecord {
     pub name: String,
     pub auto_delete: bool,
     pub arguments: Table,
+    /// Who declared it; empty for the broker itself, and if an older version did not write it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +32,9 @@ pub struct ExchangeRecord {
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: Table,
+    /// As in [`QueueRecord`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user: String,
     /// The number of the queue that holds back its messages, if its type does so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_queue: Option<u64>,
@@ -81,6 +89,15 @@ impl std::fmt::Debug for ParameterRecord {
     }
 }
 
+fn written_user(user: &str) -> String {
+    if user == HOUSE { String::new() } else { user.to_owned() }
+}
+
+/// Who a record says declared it.
+pub fn read_user(written: &str) -> Arc<str> {
+    if written.is_empty() { HOUSE.into() } else { written.into() }
+}
+
 /// A change that writes `record`.
 pub fn put(key: Definition, record: &impl Serialize) -> Change {
     Change::Put(key, serde_json::to_vec(record).expect("records have string keys and no failing parts"))
@@ -99,6 +116,7 @@ pub fn put_queue(queue: &Identity) -> Change {
             name: queue.name.to_string(),
             auto_delete: queue.auto_delete,
             arguments: queue.arguments.clone(),
+            user: written_user(&queue.user),
         },
     )
 }
@@ -117,6 +135,7 @@ pub fn put_exchange(vhost: &str, exchange: &Exchange) -> Change {
             auto_delete: exchange.auto_delete,
             internal: exchange.internal,
             arguments: exchange.arguments.clone(),
+            user: written_user(&exchange.user),
             delay_queue: exchange.delay.as_ref().map(|queue| queue.identity.id),
         },
     )

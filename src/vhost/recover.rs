@@ -1,7 +1,7 @@
 //! What was durable comes back.
 
 use super::Vhost;
-use super::records::{BindingRecord, ExchangeRecord, QueueRecord, put_binding};
+use super::records::{BindingRecord, ExchangeRecord, QueueRecord, put_binding, read_user};
 use super::topology::Exchange;
 use crate::exchange::Type;
 use crate::queue::Queue;
@@ -20,6 +20,7 @@ impl Vhost {
             delay,
             auto_delete: record.auto_delete,
             internal: record.internal,
+            user: read_user(&record.user),
             ..Exchange::new(&record.name, kind, true, record.arguments.clone())
         };
         let mut topology = self.topology.write();
@@ -45,6 +46,7 @@ impl Vhost {
             auto_delete: record.auto_delete,
             exclusive: None,
             arguments: record.arguments,
+            user: read_user(&record.user),
         };
         let queue = Queue::recover(identity, settings, &self.around)?;
         self.topology.write().queues.insert(Arc::clone(&queue.identity.name), queue);

@@ -8,6 +8,7 @@
 //! last octets, a digest of the others and of a secret.
 
 use super::Vhost;
+use super::events::HOUSE;
 use crate::amqp::Table;
 use crate::queue::Queue;
 use crate::queue::classic::{Acts, Identity};
@@ -85,6 +86,7 @@ impl Vhost {
             auto_delete: false,
             exclusive: None,
             arguments: Table::default(),
+            user: HOUSE.into(),
         };
         let queue = Queue::new(identity, Settings::default(), &self.around);
         // Routes to it are not remembered, so that no others need be forgotten.

@@ -256,6 +256,7 @@ fn no_new_queue_gets_the_number_of_one_that_comes_back() {
         name: format!("q{id}"),
         auto_delete: false,
         arguments: Table::default(),
+        user: String::new(),
     };
     // As if the counter on disk were behind.
     vhost.recover_queue(recovered(7)).unwrap();
@@ -270,6 +271,7 @@ fn no_new_queue_gets_the_number_of_one_that_comes_back() {
         auto_delete: false,
         internal: false,
         arguments,
+        user: "u".to_owned(),
         delay_queue: Some(20),
     };
     vhost.recover_exchange(&held_back).unwrap();

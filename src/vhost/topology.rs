@@ -20,6 +20,8 @@ pub struct Exchange {
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: Table,
+    /// Who declared it.
+    pub user: Arc<str>,
     /// Its policies, for listings and for `alternate`.
     pub applied: Applied,
     /// Where messages go that no binding takes, by argument or policy.
@@ -42,6 +44,7 @@ impl Exchange {
             durable,
             auto_delete: false,
             internal: false,
+            user: events::HOUSE.into(),
             applied: Applied::default(),
             alternate: None,
             delay: None,
@@ -94,6 +97,9 @@ pub struct Topology {
     sources: FxHashMap<Destination, FxHashSet<Arc<str>>>,
 }
 
+/// Where RabbitMQ publishes its log if it is told to. It is there, and nothing goes to it, as without `log.exchange`.
+const LOG_EXCHANGE: &str = "amq.rabbitmq.log";
+
 /// What vanished with something else.
 #[derive(Debug, Default)]
 pub struct Removed {
@@ -102,7 +108,7 @@ pub struct Removed {
 }
 
 impl Topology {
-    /// The exchanges that every virtual host has from the start, and the one for events if this is to have it.
+    /// The exchanges that every virtual host has from the start, and those of the default one if this is to have them.
     pub fn predeclared(with_events: bool) -> Self {
         let mut topology = Self::default();
         for (name, kind) in [
@@ -113,12 +119,13 @@ impl Topology {
             ("amq.match", Type::Headers),
             (trace::EXCHANGE, Type::Topic),
             (events::EXCHANGE, Type::Topic),
+            (LOG_EXCHANGE, Type::Topic),
         ] {
-            if name == events::EXCHANGE && !with_events {
+            if [events::EXCHANGE, LOG_EXCHANGE].contains(&name) && !with_events {
                 continue;
             }
             let mut exchange = Exchange::new(name, kind, true, Table::default());
-            exchange.internal = [trace::EXCHANGE, events::EXCHANGE].contains(&name);
+            exchange.internal = [trace::EXCHANGE, events::EXCHANGE, LOG_EXCHANGE].contains(&name);
             topology.exchanges.insert(Arc::clone(&exchange.name), exchange);
         }
         topology

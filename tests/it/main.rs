@@ -20,6 +20,7 @@ mod health;
 mod hostile;
 mod http;
 mod http_changes;
+mod http_objects;
 mod http_roles;
 mod layers;
 mod life;

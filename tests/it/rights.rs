@@ -130,8 +130,8 @@ fn a_virtual_hosts_queues_are_limited() {
 
 #[test]
 fn queues_and_exchanges_of_all_virtual_hosts_are_limited() {
-    // Two virtual hosts have the default exchange and six more each, and one of them that of events.
-    let flags = ["--cluster-queue-limit", "1", "--cluster-exchange-limit", "16"];
+    // Two virtual hosts have the default exchange and six more each, and one of them those of events and of the log.
+    let flags = ["--cluster-queue-limit", "1", "--cluster-exchange-limit", "17"];
     let (_folder, broker) = broker("{}", "", "", &flags);
     let mut peer = Peer::open_as(&broker, "u", "v");
     let mut other = Peer::open_as(&broker, "u", "/");
@@ -142,7 +142,7 @@ fn queues_and_exchanges_of_all_virtual_hosts_are_limited() {
     peer.declare_exchange(1, "x", "direct", true);
     other.open_channel(2);
     other.method(2, declare_exchange("y"));
-    let text = "PRECONDITION_FAILED - cannot declare exchange 'y' in vhost '/': exchange limit of 16 is reached";
+    let text = "PRECONDITION_FAILED - cannot declare exchange 'y' in vhost '/': exchange limit of 17 is reached";
     other.expect_channel_close(2, 406, text);
     peer.declare_exchange(1, "x", "direct", true);
 }
