@@ -9,6 +9,7 @@ mod arguments;
 mod check;
 mod export;
 mod import;
+mod plan;
 mod read;
 mod write;
 
@@ -24,11 +25,14 @@ use serde_json::Value as Json;
 pub use crate::auth::{Algorithm, User, UserLimits};
 pub use crate::broker::parameters::GlobalParameter;
 pub use crate::broker::users::{PermissionRow as Permission, TopicPermissionRow as TopicPermission};
+/// In whose name the broker itself imports.
+pub use crate::vhost::events::HOUSE;
 pub use crate::vhost::records::ParameterRecord as Parameter;
 
 use crate::amqp::Table;
 pub use export::{export, export_vhost};
 pub use import::import;
+pub use plan::{Action, Difference, Plan, Step};
 
 pub use arguments::{from_json as table_from_json, to_json as table_to_json};
 

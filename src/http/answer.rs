@@ -5,7 +5,7 @@ use crate::auth::Unusable;
 use crate::policy::Mistakes;
 use crate::refusal::{Reason, Refusal};
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use axum::http::{Response, StatusCode};
 use serde_json::{Value as Json, json};
 
@@ -15,6 +15,8 @@ pub enum Answer {
     Json(Json),
     /// What a health check has to complain of: 503.
     Unhealthy(Json),
+    /// The same, to be kept under a name that is a token of HTTP.
+    File(Json, String),
     /// Something is there that was not there before: 201.
     Created,
     /// The same; it can be found there.
@@ -49,6 +51,13 @@ impl Answer {
                 response
             }
             Self::Unhealthy(json) => of_json(StatusCode::SERVICE_UNAVAILABLE, &json),
+            Self::File(json, name) => {
+                let mut response = Self::Json(json).into_response();
+                if let Ok(disposition) = HeaderValue::try_from(format!("attachment; filename={name}")) {
+                    response.headers_mut().insert(CONTENT_DISPOSITION, disposition);
+                }
+                response
+            }
             Self::Created => bare(StatusCode::CREATED),
             Self::CreatedAt(path) => at(StatusCode::CREATED, path),
             Self::Done => bare(StatusCode::NO_CONTENT),

@@ -106,8 +106,13 @@ impl Request {
     /// The body: one object of JSON, whatever the content type says; nothing and `null` count as an empty one
     /// (`rabbit_mgmt_util:decode`).
     pub async fn json(&mut self) -> Result<Map<String, Json>, Failure> {
+        object(&self.octets().await?)
+    }
+
+    /// The body as it is.
+    pub async fn octets(&mut self) -> Result<Bytes, Failure> {
         let body = std::mem::replace(&mut self.body, Body::empty());
-        object(&read(body, &self.broker.config.http).await?)
+        read(body, &self.broker.config.http).await
     }
 
     /// The same, with these fields in it.

@@ -276,7 +276,8 @@ fn read_definitions(config: &Config) -> Result<Vec<Document>, Remarks> {
 }
 
 async fn load(broker: &Broker, document: &Document) -> Result<(), String> {
-    for committed in definitions::import(broker, document)? {
+    let imported = definitions::import(broker, document, definitions::HOUSE).map_err(|mistakes| mistakes.join("\n"))?;
+    for committed in imported {
         committed.await.map_err(|_| "they could not be written to disk".to_owned())?;
     }
     Ok(())

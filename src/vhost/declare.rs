@@ -36,6 +36,13 @@ impl QueueWish {
             arguments: &self.arguments,
         }
     }
+
+    /// Whether a queue of this name could be declared so where none is, and what its settings would be. Nothing is asked
+    /// of rights and limits. `default`: the type if the arguments don't say one.
+    pub fn check(&self, vhost: &str, name: &str, default: QueueType) -> Result<Settings, Refusal> {
+        let arguments = settings::with_type(&self.declared(), default);
+        Settings::parse(&queue_resource(vhost, name), &Declared { arguments: &arguments, ..self.declared() })
+    }
 }
 
 /// What a declaration tells of.
@@ -65,6 +72,17 @@ pub struct ExchangeWish {
     pub auto_delete: bool,
     pub internal: bool,
     pub arguments: Table,
+}
+
+impl ExchangeWish {
+    /// Whether an exchange of this name could be declared so where none is; says its type. Nothing is asked of rights and
+    /// limits.
+    pub fn check(&self, vhost: &str, name: &str) -> Result<Type, Refusal> {
+        let kind = Type::check(&self.kind)?;
+        exchange::check_arguments(&exchange_resource(vhost, name), &self.arguments)?;
+        exchange::check_type_arguments(kind, &self.arguments)?;
+        Ok(kind)
+    }
 }
 
 /// The answer, and what to wait for before it is given.
@@ -114,7 +132,7 @@ impl Vhost {
             stripped
         };
         actor.check(Access::Configure, "queue", &self.name, &name)?;
-        let resource = format!("queue '{name}' in vhost '{}'", self.name);
+        let resource = queue_resource(&self.name, &name);
         // An exclusive queue never outlives its connection, whatever was asked.
         let durable = wish.durable && !wish.exclusive;
         loop {
@@ -362,7 +380,7 @@ impl Vhost {
         let kind = Type::check(&wish.kind)?;
         not_default(&name)?;
         actor.check(Access::Configure, "exchange", &self.name, &name)?;
-        let resource = format!("exchange '{name}' in vhost '{}'", self.name);
+        let resource = exchange_resource(&self.name, &name);
         let received = exchange::Declared {
             kind,
             durable: wish.durable,
@@ -566,6 +584,14 @@ impl Vhost {
     pub fn keeps_messages(&self) -> bool {
         self.house.store.durability() != Durability::Memory
     }
+}
+
+fn queue_resource(vhost: &str, name: &str) -> String {
+    format!("queue '{name}' in vhost '{vhost}'")
+}
+
+fn exchange_resource(vhost: &str, name: &str) -> String {
+    format!("exchange '{name}' in vhost '{vhost}'")
 }
 
 fn permission_name(exchange: &str) -> &str {

@@ -9,6 +9,7 @@ mod alarms;
 mod clients;
 mod copies;
 mod dead_letters;
+mod definitions;
 mod delayed;
 mod durability;
 mod events;

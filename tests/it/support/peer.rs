@@ -346,6 +346,10 @@ impl Peer {
     }
 
     pub fn bind(&mut self, channel: u16, queue: &str, exchange: &str, routing_key: &str) {
+        self.bind_with(channel, queue, exchange, routing_key, FieldTable::default());
+    }
+
+    pub fn bind_with(&mut self, channel: u16, queue: &str, exchange: &str, routing_key: &str, arguments: FieldTable) {
         self.method(
             channel,
             AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
@@ -353,7 +357,7 @@ impl Peer {
                 exchange: exchange.into(),
                 routing_key: routing_key.into(),
                 nowait: false,
-                arguments: FieldTable::default(),
+                arguments,
             })),
         );
         self.expect(channel, &AMQPClass::Queue(queue::AMQPMethod::BindOk(queue::BindOk {})));
