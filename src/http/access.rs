@@ -138,6 +138,23 @@ impl Role {
         if may { Ok(()) } else { Err(Failure::not_allowed(self.missing(looks))) }
     }
 
+    /// Who it is, for those who read about a route.
+    pub fn described(self) -> &'static str {
+        match self {
+            Self::Public => "anybody",
+            Self::Management => "users with a tag of the management API",
+            Self::Readable => "administrators; others may look",
+            Self::Vhost => "users who may enter the virtual host",
+            Self::VhostVisible => "users who may enter the virtual host, and who monitors",
+            Self::Policymaker => "who makes policies, in the virtual host",
+            Self::GlobalPolicymaker => "who makes policies",
+            Self::Monitoring => "who monitors",
+            Self::Watchable => "administrators; who monitors may look",
+            Self::Owner(_) => "its owner and administrators; who monitors may look",
+            Self::Administrator => "administrators",
+        }
+    }
+
     /// What is said to who lacks it.
     fn missing(self, looks: bool) -> &'static str {
         match self {

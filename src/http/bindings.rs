@@ -2,6 +2,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::{Table as Fields, Text};
+use super::describe::{Field, may};
 use super::listing::{list, object, plain};
 use super::request::{Request, safe_if_any};
 use super::route::Route;
@@ -18,17 +20,36 @@ use std::sync::Arc;
 
 const ORDER: [&str; 6] = ["vhost", "source", "type", "destination", "routing_key", "properties_key"];
 
+const BINDING: &[Field] = &[may("routing_key", Text), may("arguments", Fields)];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/bindings", Role::Vhost).get(list_all),
-        Route::new("/bindings/{vhost}", Role::Vhost).get(list_all),
-        Route::new("/bindings/{vhost}/e/{source}/{kind}/{destination}", Role::Vhost).get(between).post(bind),
+        Route::new("/bindings", Role::Vhost).get(list_all).says("All bindings").lists(),
+        Route::new("/bindings/{vhost}", Role::Vhost).get(list_all).says("The bindings of a virtual host").lists(),
+        Route::new("/bindings/{vhost}/e/{source}/{kind}/{destination}", Role::Vhost)
+            .get(between)
+            .says("The bindings of an exchange to a queue or exchange")
+            .lists()
+            .post(bind)
+            .says("Binds; `Location` says where to find the binding")
+            .takes(BINDING),
         Route::new("/bindings/{vhost}/e/{source}/{kind}/{destination}/{properties}", Role::Vhost)
             .get(get)
-            .delete(unbind),
-        Route::new("/queues/{vhost}/{queue}/bindings", Role::Vhost).get(of_queue),
-        Route::new("/exchanges/{vhost}/{exchange}/bindings/source", Role::Vhost).get(from_exchange),
-        Route::new("/exchanges/{vhost}/{exchange}/bindings/destination", Role::Vhost).get(to_exchange),
+            .says("A binding")
+            .delete(unbind)
+            .says("Unbinds"),
+        Route::new("/queues/{vhost}/{queue}/bindings", Role::Vhost)
+            .get(of_queue)
+            .says("The bindings of a queue")
+            .lists(),
+        Route::new("/exchanges/{vhost}/{exchange}/bindings/source", Role::Vhost)
+            .get(from_exchange)
+            .says("The bindings from an exchange")
+            .lists(),
+        Route::new("/exchanges/{vhost}/{exchange}/bindings/destination", Role::Vhost)
+            .get(to_exchange)
+            .says("The bindings to an exchange")
+            .lists(),
     ]
 }
 

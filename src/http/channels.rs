@@ -14,10 +14,16 @@ use std::sync::Arc;
 
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/channels", Role::Management).get(list_all),
-        Route::new("/channels/{channel}", Role::Owner(owner)).get(get),
-        Route::new("/connections/{connection}/channels", Role::Owner(connections::owner)).get(list_of_connection),
-        Route::new("/vhosts/{vhost}/channels", Role::Vhost).get(list_of_vhost),
+        Route::new("/channels", Role::Management).get(list_all).says("All channels").lists(),
+        Route::new("/channels/{channel}", Role::Owner(owner)).get(get).says("A channel"),
+        Route::new("/connections/{connection}/channels", Role::Owner(connections::owner))
+            .get(list_of_connection)
+            .says("The channels of a connection")
+            .lists(),
+        Route::new("/vhosts/{vhost}/channels", Role::Vhost)
+            .get(list_of_vhost)
+            .says("The channels in a virtual host")
+            .lists(),
     ]
 }
 

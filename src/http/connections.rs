@@ -18,11 +18,25 @@ const REASON_HEADER: &str = "x-reason";
 
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/connections", Role::Management).get(list_all),
-        Route::new("/connections/{connection}", Role::Owner(owner)).get(get).delete(delete),
-        Route::new("/connections/{connection}/sessions", Role::Owner(owner)).get(sessions),
-        Route::new("/connections/username/{user}", Role::Owner(user_named)).get(list_of_user).delete(delete_of_user),
-        Route::new("/vhosts/{vhost}/connections", Role::Vhost).get(list_of_vhost),
+        Route::new("/connections", Role::Management).get(list_all).says("All connections").lists(),
+        Route::new("/connections/{connection}", Role::Owner(owner))
+            .get(get)
+            .says("A connection")
+            .delete(delete)
+            .says("Closes a connection; `X-Reason` says why"),
+        Route::new("/connections/{connection}/sessions", Role::Owner(owner))
+            .get(sessions)
+            .says("Nothing: sessions are AMQP 1.0's"),
+        Route::new("/connections/username/{user}", Role::Owner(user_named))
+            .get(list_of_user)
+            .says("The connections of a user")
+            .lists()
+            .delete(delete_of_user)
+            .says("Closes the connections of a user"),
+        Route::new("/vhosts/{vhost}/connections", Role::Vhost)
+            .get(list_of_vhost)
+            .says("The connections in a virtual host")
+            .lists(),
     ]
 }
 

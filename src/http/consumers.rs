@@ -15,8 +15,11 @@ use std::sync::Arc;
 
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/consumers", Role::Management).get(list_all),
-        Route::new("/consumers/{vhost}", Role::Management).get(list_of_vhost),
+        Route::new("/consumers", Role::Management).get(list_all).says("All consumers").lists(),
+        Route::new("/consumers/{vhost}", Role::Management)
+            .get(list_of_vhost)
+            .says("The consumers of a virtual host")
+            .lists(),
     ]
 }
 

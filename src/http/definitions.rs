@@ -5,6 +5,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::List;
+use super::describe::{Field, may};
 use super::request::{Request, safe};
 use super::route::Route;
 use crate::definitions::{Document, Plan, Target, export, export_vhost, import};
@@ -23,12 +25,37 @@ const NAME: &str = "definitions";
 /// How many mistakes and warnings are told.
 const TOLD_MAX: usize = 100;
 
+const DOCUMENT: &[Field] = &[
+    may("users", List),
+    may("vhosts", List),
+    may("permissions", List),
+    may("topic_permissions", List),
+    may("parameters", List),
+    may("global_parameters", List),
+    may("policies", List),
+    may("queues", List),
+    may("exchanges", List),
+    may("bindings", List),
+];
+
 pub fn routes() -> Vec<Route> {
-    let whole = |path| Route::new(path, Role::Administrator).get(get).post(post).put(post);
+    let whole = |path| {
+        let route = Route::new(path, Role::Administrator).get(get).says("All definitions");
+        let route = route.post(post).says("Takes over definitions").takes(DOCUMENT);
+        route.put(post).says("The same").takes(DOCUMENT)
+    };
     vec![
         whole("/definitions"),
         whole("/all-configuration"),
-        Route::new("/definitions/{vhost}", Role::Administrator).get(get_of_vhost).post(post).put(post),
+        Route::new("/definitions/{vhost}", Role::Administrator)
+            .get(get_of_vhost)
+            .says("The definitions of a virtual host")
+            .post(post)
+            .says("Takes over definitions for a virtual host")
+            .takes(DOCUMENT)
+            .put(post)
+            .says("The same")
+            .takes(DOCUMENT),
     ]
 }
 

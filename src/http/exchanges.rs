@@ -2,6 +2,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::{Table, Text, Truth};
+use super::describe::{Field, may};
 use super::listing::{list, object};
 use super::request::{Request, safe_if_any};
 use super::route::Route;
@@ -11,11 +13,29 @@ use crate::vhost::declare::ExchangeWish;
 use crate::vhost::listing::Listed;
 use serde_json::{Map, Value as Json};
 
+const WISH: &[Field] = &[
+    may("type", Text),
+    may("durable", Truth),
+    may("auto_delete", Truth),
+    may("internal", Truth),
+    may("arguments", Table),
+];
+
+const IF_UNUSED: &[Field] = &[may("if-unused", Truth)];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/exchanges", Role::Vhost).get(list_all),
-        Route::new("/exchanges/{vhost}", Role::Vhost).get(list_all),
-        Route::new("/exchanges/{vhost}/{exchange}", Role::Vhost).get(get).put(put).delete(delete),
+        Route::new("/exchanges", Role::Vhost).get(list_all).says("All exchanges").lists(),
+        Route::new("/exchanges/{vhost}", Role::Vhost).get(list_all).says("The exchanges of a virtual host").lists(),
+        Route::new("/exchanges/{vhost}/{exchange}", Role::Vhost)
+            .get(get)
+            .says("An exchange")
+            .put(put)
+            .says("Declares an exchange")
+            .takes(WISH)
+            .delete(delete)
+            .says("Deletes an exchange")
+            .asks(IF_UNUSED),
     ]
 }
 

@@ -28,12 +28,21 @@ const ANNOUNCED: &str = "https://blog.rabbitmq.com/posts/2021/08/4.0-deprecation
 
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/extensions", Role::Management).get(extensions),
-        Route::new("/feature-flags", Role::Management).get(flags),
-        Route::new("/feature-flags/{name}/enable", Role::Administrator).put(enable),
-        Route::new("/deprecated-features", Role::Management).get(deprecated),
-        Route::new("/deprecated-features/used", Role::Management).get(deprecated_used),
-        Route::new("/rebalance/queues", Role::Administrator).post(rebalance),
+        Route::new("/extensions", Role::Management).get(extensions).says("Scripts of web pages").lists_all(),
+        Route::new("/feature-flags", Role::Management).get(flags).says("Feature flags").lists_all(),
+        Route::new("/feature-flags/{name}/enable", Role::Administrator)
+            .put(enable)
+            .says("Nothing: all are enabled")
+            .takes(&[]),
+        Route::new("/deprecated-features", Role::Management).get(deprecated).says("Deprecated features").lists_all(),
+        Route::new("/deprecated-features/used", Role::Management)
+            .get(deprecated_used)
+            .says("Deprecated features in use")
+            .lists_all(),
+        Route::new("/rebalance/queues", Role::Administrator)
+            .post(rebalance)
+            .says("Nothing: there is one node")
+            .takes(&[]),
     ]
 }
 

@@ -2,6 +2,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::Number;
+use super::describe::{Field, must};
 use super::listing::list;
 use super::request::{Names, Request, safe};
 use super::route::Route;
@@ -12,14 +14,35 @@ use crate::vhost::VhostLimits;
 use serde_json::{Map, Value as Json, json};
 use std::sync::Arc;
 
+const LIMIT: &[Field] = &[must("value", Number)];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/vhost-limits", Role::VhostVisible).get(list_of_vhosts),
-        Route::new("/vhost-limits/{vhost}", Role::VhostVisible).get(list_of_vhosts),
-        Route::new("/vhost-limits/{vhost}/{name}", Role::Administrator).put(put_of_vhost).delete(delete_of_vhost),
-        Route::new("/user-limits", Role::Administrator).get(list_of_users),
-        Route::new("/user-limits/{user}", Role::Owner(user_named)).get(list_of_users),
-        Route::new("/user-limits/{user}/{name}", Role::Administrator).put(put_of_user).delete(delete_of_user),
+        Route::new("/vhost-limits", Role::VhostVisible)
+            .get(list_of_vhosts)
+            .says("The limits of all virtual hosts")
+            .lists(),
+        Route::new("/vhost-limits/{vhost}", Role::VhostVisible)
+            .get(list_of_vhosts)
+            .says("The limits of a virtual host")
+            .lists(),
+        Route::new("/vhost-limits/{vhost}/{name}", Role::Administrator)
+            .put(put_of_vhost)
+            .says("Limits a virtual host")
+            .takes(LIMIT)
+            .delete(delete_of_vhost)
+            .says("Ends a limit"),
+        Route::new("/user-limits", Role::Administrator).get(list_of_users).says("The limits of all users").lists(),
+        Route::new("/user-limits/{user}", Role::Owner(user_named))
+            .get(list_of_users)
+            .says("The limits of a user")
+            .lists(),
+        Route::new("/user-limits/{user}/{name}", Role::Administrator)
+            .put(put_of_user)
+            .says("Limits a user")
+            .takes(LIMIT)
+            .delete(delete_of_user)
+            .says("Ends a limit"),
     ]
 }
 

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 /// Items of a page if the query doesn't say.
 const PAGE_SIZE: u64 = 100;
-const PAGE_SIZE_MAX: u64 = 500;
+pub const PAGE_SIZE_MAX: u64 = 500;
 /// Letters of a regular expression that filters.
 const FILTER_LETTERS_MAX: usize = 1024;
 /// Octets of a compiled filter.

@@ -3,6 +3,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::{Number, OneOf, Table, Text};
+use super::describe::{Field, may, must};
 use super::queues;
 use super::request::Request;
 use super::route::Route;
@@ -36,10 +38,30 @@ const GET_BYTES_MAX: usize = 64 << 20;
 /// The only channel that a request has.
 const CHANNEL: u16 = 1;
 
+const MESSAGE: &[Field] = &[
+    must("routing_key", Text),
+    must("properties", Table),
+    must("payload", Text),
+    must("payload_encoding", OneOf(&["string", "base64"])),
+];
+const WANTED: &[Field] = &[
+    must("count", Number),
+    must("ackmode", OneOf(&["ack_requeue_true", "ack_requeue_false", "reject_requeue_true", "reject_requeue_false"])),
+    must("encoding", OneOf(&["auto", "base64"])),
+    may("truncate", Number),
+];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/exchanges/{vhost}/{exchange}/publish", Role::Vhost).post(publish),
-        Route::new("/queues/{vhost}/{queue}/get", Role::Vhost).post(get),
+        Route::new("/exchanges/{vhost}/{exchange}/publish", Role::Vhost)
+            .post(publish)
+            .says("Publishes a message, and waits until it is safe")
+            .takes(MESSAGE),
+        Route::new("/queues/{vhost}/{queue}/get", Role::Vhost)
+            .post(get)
+            .says("Gets messages")
+            .takes(WANTED)
+            .lists_all(),
     ]
 }
 

@@ -9,8 +9,10 @@
 mod access;
 mod answer;
 mod cors;
+mod describe;
 mod door;
 mod listing;
+mod openapi;
 mod request;
 mod route;
 
@@ -72,14 +74,20 @@ fn routes(reload: &Reload) -> Vec<Route> {
         definitions::routes(),
         reload::routes(reload),
     ];
-    all.into_iter().flatten().collect()
+    let mut all: Vec<_> = all.into_iter().flatten().collect();
+    all.push(openapi::route(&all));
+    all
+}
+
+/// For those who only look at the routes.
+fn no_reload() -> Reload {
+    Arc::new(Reloaded::default)
 }
 
 /// Every path below `/api` and the methods it has, for those who check that none is forgotten.
 pub fn table() -> Vec<(&'static str, Vec<String>)> {
     let methods = |route: &Route| route.methods().iter().map(|method| (*method).to_owned()).collect();
-    let none: Reload = Arc::new(Reloaded::default);
-    routes(&none).iter().map(|route| (route.path, methods(route))).collect()
+    routes(&no_reload()).iter().map(|route| (route.path, methods(route))).collect()
 }
 
 /// The routes as a service.

@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json, json};
 
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/overview", Role::Management).get(overview),
-        Route::new("/nodes", Role::Monitoring).get(nodes),
-        Route::new("/nodes/{node}", Role::Monitoring).get(node),
+        Route::new("/overview", Role::Management).get(overview).says("The broker at a glance"),
+        Route::new("/nodes", Role::Monitoring).get(nodes).says("All nodes: there is one").lists(),
+        Route::new("/nodes/{node}", Role::Monitoring).get(node).says("A node"),
     ]
 }
 

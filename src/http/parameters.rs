@@ -2,6 +2,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::{Any, Text};
+use super::describe::{Field, must};
 use super::listing::{list, object};
 use super::request::{Request, safe};
 use super::route::Route;
@@ -9,18 +11,47 @@ use crate::broker::parameters::{CLUSTER_NAME, GlobalParameter};
 use crate::vhost::records::ParameterRecord;
 use serde_json::{Map, Value as Json, json};
 
+const VALUE: &[Field] = &[must("value", Any)];
+
+const NAME: &[Field] = &[must("name", Text)];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/parameters", Role::Policymaker).get(list_all),
-        Route::new("/parameters/{component}", Role::Policymaker).get(list_all),
-        Route::new("/parameters/{component}/{vhost}", Role::Policymaker).get(list_all),
-        Route::new("/parameters/{component}/{vhost}/{name}", Role::Policymaker).get(get).put(put).delete(delete),
-        Route::new("/global-parameters", Role::GlobalPolicymaker).get(list_global),
+        Route::new("/parameters", Role::Policymaker).get(list_all).says("All parameters").lists(),
+        Route::new("/parameters/{component}", Role::Policymaker)
+            .get(list_all)
+            .says("The parameters of a component")
+            .lists(),
+        Route::new("/parameters/{component}/{vhost}", Role::Policymaker)
+            .get(list_all)
+            .says("The same in a virtual host")
+            .lists(),
+        Route::new("/parameters/{component}/{vhost}/{name}", Role::Policymaker)
+            .get(get)
+            .says("A parameter")
+            .put(put)
+            .says("Sets a parameter")
+            .takes(VALUE)
+            .delete(delete)
+            .says("Clears a parameter"),
+        Route::new("/global-parameters", Role::GlobalPolicymaker)
+            .get(list_global)
+            .says("All global parameters")
+            .lists(),
         Route::new("/global-parameters/{name}", Role::GlobalPolicymaker)
             .get(get_global)
+            .says("A global parameter")
             .put(put_global)
-            .delete(delete_global),
-        Route::new("/cluster-name", Role::Readable).get(cluster_name).put(put_cluster_name),
+            .says("Sets a global parameter")
+            .takes(VALUE)
+            .delete(delete_global)
+            .says("Clears a global parameter"),
+        Route::new("/cluster-name", Role::Readable)
+            .get(cluster_name)
+            .says("The name of the cluster")
+            .put(put_cluster_name)
+            .says("Names the cluster")
+            .takes(NAME),
     ]
 }
 

@@ -2,6 +2,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure, invalid_pattern, letters};
+use super::describe::Kind::Text;
+use super::describe::{Field, must};
 use super::listing::{list, object};
 use super::request::{Request, safe};
 use super::route::Route;
@@ -11,24 +13,57 @@ use crate::broker::users::{PermissionRow, TopicPermissionRow};
 use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
+const TOPIC: &[Field] = &[must("exchange", Text), must("write", Text), must("read", Text)];
+
+const PERMISSION: &[Field] = &[must("configure", Text), must("write", Text), must("read", Text)];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/permissions", Role::Administrator).get(list_all),
-        Route::new("/permissions/{vhost}/{user}", Role::Administrator).get(get).put(put).delete(delete),
-        Route::new("/users/{user}/permissions", Role::Administrator).get(list_of_user),
-        Route::new("/vhosts/{vhost}/permissions", Role::Administrator).get(list_of_vhost),
-        Route::new("/topic-permissions", Role::Administrator).get(list_topics),
+        Route::new("/permissions", Role::Administrator).get(list_all).says("All permissions").lists(),
+        Route::new("/permissions/{vhost}/{user}", Role::Administrator)
+            .get(get)
+            .says("What a user may do in a virtual host")
+            .put(put)
+            .says("Lets a user in")
+            .takes(PERMISSION)
+            .delete(delete)
+            .says("Shuts a user out"),
+        Route::new("/users/{user}/permissions", Role::Administrator)
+            .get(list_of_user)
+            .says("The permissions of a user")
+            .lists(),
+        Route::new("/vhosts/{vhost}/permissions", Role::Administrator)
+            .get(list_of_vhost)
+            .says("The permissions in a virtual host")
+            .lists(),
+        Route::new("/topic-permissions", Role::Administrator).get(list_topics).says("All topic permissions").lists(),
         Route::new("/topic-permissions/{vhost}/{user}", Role::Administrator)
             .get(get_topics)
+            .says("The topic permissions of a user in a virtual host")
+            .lists_all()
             .put(put_topic)
-            .delete(|request| delete_topics(request, false)),
+            .says("Limits the topics of a user")
+            .takes(TOPIC)
+            .delete(|request| delete_topics(request, false))
+            .says("Ends these limits"),
         // RabbitMQ tells of all of the user's exchanges here as well.
         Route::new("/topic-permissions/{vhost}/{user}/{exchange}", Role::Administrator)
             .get(get_topics)
+            .says("The same; all exchanges are told of")
+            .lists_all()
             .put(put_topic)
-            .delete(|request| delete_topics(request, true)),
-        Route::new("/users/{user}/topic-permissions", Role::Administrator).get(list_topics_of_user),
-        Route::new("/vhosts/{vhost}/topic-permissions", Role::Administrator).get(list_topics_of_vhost),
+            .says("The same; the body names the exchange")
+            .takes(TOPIC)
+            .delete(|request| delete_topics(request, true))
+            .says("Ends the limits for an exchange"),
+        Route::new("/users/{user}/topic-permissions", Role::Administrator)
+            .get(list_topics_of_user)
+            .says("The topic permissions of a user")
+            .lists(),
+        Route::new("/vhosts/{vhost}/topic-permissions", Role::Administrator)
+            .get(list_topics_of_vhost)
+            .says("The topic permissions in a virtual host")
+            .lists(),
     ]
 }
 

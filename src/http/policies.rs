@@ -2,11 +2,20 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::{Number, OneOf, Table, Text};
+use super::describe::{Field, may, must};
 use super::listing::{list, object};
 use super::request::{Request, safe};
 use super::route::Route;
 use crate::policy::{Kind, Policy};
 use serde_json::{Map, Value as Json};
+
+const POLICY: &[Field] = &[
+    must("pattern", Text),
+    must("definition", Table),
+    may("priority", Number),
+    may("apply-to", OneOf(&["all", "exchanges", "queues", "classic_queues", "quorum_queues", "streams"])),
+];
 
 pub fn routes() -> Vec<Route> {
     [(Kind::User, Role::Policymaker), (Kind::Operator, Role::Administrator)]
@@ -19,12 +28,19 @@ pub fn routes() -> Vec<Route> {
                 }
             };
             [
-                Route::new(all, Role::Vhost).get(move |request| list_all(kind, request)),
-                Route::new(of_vhost, Role::Vhost).get(move |request| list_all(kind, request)),
+                Route::new(all, Role::Vhost).get(move |request| list_all(kind, request)).says("All policies").lists(),
+                Route::new(of_vhost, Role::Vhost)
+                    .get(move |request| list_all(kind, request))
+                    .says("The policies of a virtual host")
+                    .lists(),
                 Route::new(one, role)
                     .get(move |request| get(kind, request))
+                    .says("A policy")
                     .put(move |request| put(kind, request))
-                    .delete(move |request| delete(kind, request)),
+                    .says("Sets a policy")
+                    .takes(POLICY)
+                    .delete(move |request| delete(kind, request))
+                    .says("Clears a policy"),
             ]
         })
         .collect()

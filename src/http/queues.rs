@@ -2,6 +2,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::{Table, Text, Truth};
+use super::describe::{Field, may, must};
 use super::listing::{list, object};
 use super::request::{Request, safe_if_any};
 use super::route::Route;
@@ -18,15 +20,44 @@ use crate::vhost::declare::QueueWish;
 use serde_json::{Map, Value as Json, json};
 use std::sync::Arc;
 
+const STATS: &[Field] = &[may("disable_stats", Truth), may("enable_queue_totals", Truth)];
+const WISH: &[Field] = &[may("durable", Truth), may("auto_delete", Truth), may("arguments", Table), may("node", Text)];
+
+const IF: &[Field] = &[may("if-unused", Truth), may("if-empty", Truth)];
+const ACTION: &[Field] = &[must("action", Text)];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/queues", Role::Vhost).get(list_all),
-        Route::new("/queues/detailed", Role::Vhost).get(list_all),
-        Route::new("/queues/{vhost}", Role::Vhost).get(list_all),
-        Route::new("/queues/{vhost}/{queue}", Role::Vhost).get(get).put(put).delete(delete),
-        Route::new("/queues/{vhost}/{queue}/contents", Role::Vhost).delete(purge),
-        Route::new("/queues/{vhost}/{queue}/actions", Role::Administrator).post(act),
-        Route::new("/users/{user}/queues", Role::Management).get(list_of_user),
+        Route::new("/queues", Role::Vhost).get(list_all).says("All queues").lists().asks(STATS),
+        Route::new("/queues/detailed", Role::Vhost)
+            .get(list_all)
+            .says("All queues, with statistics")
+            .lists()
+            .asks(STATS),
+        Route::new("/queues/{vhost}", Role::Vhost)
+            .get(list_all)
+            .says("The queues of a virtual host")
+            .lists()
+            .asks(STATS),
+        Route::new("/queues/{vhost}/{queue}", Role::Vhost)
+            .get(get)
+            .says("A queue")
+            .asks(STATS)
+            .put(put)
+            .says("Declares a queue")
+            .takes(WISH)
+            .delete(delete)
+            .says("Deletes a queue")
+            .asks(IF),
+        Route::new("/queues/{vhost}/{queue}/contents", Role::Vhost).delete(purge).says("Drops its ready messages"),
+        Route::new("/queues/{vhost}/{queue}/actions", Role::Administrator)
+            .post(act)
+            .says("Nothing: its actions are gone")
+            .takes(ACTION),
+        Route::new("/users/{user}/queues", Role::Management)
+            .get(list_of_user)
+            .says("The queues that a user declared")
+            .lists(),
     ]
 }
 

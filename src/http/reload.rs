@@ -28,5 +28,5 @@ pub fn routes(reload: &Reload) -> Vec<Route> {
             Ok(Answer::Json(serde_json::json!(reloaded)))
         }
     };
-    vec![Route::new("/reload", Role::Administrator).post(post)]
+    vec![Route::new("/reload", Role::Administrator).post(post).says("Reads settings and certificates again").takes(&[])]
 }

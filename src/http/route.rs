@@ -3,6 +3,7 @@
 use super::access::{self, Role};
 use super::answer::{Answer, Failure};
 use super::cors;
+use super::describe::{Field, Shape, Words};
 use super::listing::Query;
 use super::request::{Names, Request};
 use crate::broker::Broker;
@@ -22,7 +23,14 @@ pub struct Route {
     /// As `axum` takes it: `/queues/{vhost}/{queue}`; names are found by [`Request::name`].
     pub path: &'static str,
     pub role: Role,
-    handlers: Vec<(Method, Handler)>,
+    operations: Vec<Operation>,
+}
+
+/// What a method does, and what is said of it.
+struct Operation {
+    method: Method,
+    handler: Handler,
+    words: Words,
 }
 
 /// Where a request came from.
@@ -31,7 +39,7 @@ pub struct Peer(pub SocketAddr);
 
 impl Route {
     pub fn new(path: &'static str, role: Role) -> Self {
-        Self { path, role, handlers: Vec::new() }
+        Self { path, role, operations: Vec::new() }
     }
 
     /// HEAD comes with it.
@@ -68,14 +76,52 @@ impl Route {
         method: Method,
         handler: impl Fn(Request) -> F + Send + Sync + 'static,
     ) -> Self {
-        self.handlers.push((method, Box::new(move |request| Box::pin(handler(request)))));
+        let handler: Handler = Box::new(move |request| Box::pin(handler(request)));
+        self.operations.push(Operation { method, handler, words: Words::default() });
         self
+    }
+
+    /// What the method that was added last does, in a few words.
+    pub fn says(self, summary: &'static str) -> Self {
+        self.with(|words| words.summary = summary)
+    }
+
+    /// The fields of its body.
+    pub fn takes(self, body: &'static [Field]) -> Self {
+        self.with(|words| words.body = Some(body))
+    }
+
+    /// The parameters of its query.
+    pub fn asks(self, query: &'static [Field]) -> Self {
+        self.with(|words| words.query = query)
+    }
+
+    /// It answers with a list, in pages if it is asked for them.
+    pub fn lists(self) -> Self {
+        self.with(|words| words.shape = Shape::List)
+    }
+
+    /// It answers with a list that has no pages.
+    pub fn lists_all(self) -> Self {
+        self.with(|words| words.shape = Shape::Plain)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Words)) -> Self {
+        if let Some(operation) = self.operations.last_mut() {
+            change(&mut operation.words);
+        }
+        self
+    }
+
+    /// Its methods and what is said of them.
+    pub fn operations(&self) -> impl Iterator<Item = (&Method, &Words)> {
+        self.operations.iter().map(|operation| (&operation.method, &operation.words))
     }
 
     /// What it can be asked, as headers say it.
     pub fn methods(&self) -> Vec<&str> {
         let mut methods: Vec<&str> = Vec::new();
-        for (method, _) in &self.handlers {
+        for Operation { method, .. } in &self.operations {
             if *method == Method::GET {
                 methods.push("HEAD");
             }
@@ -87,7 +133,7 @@ impl Route {
 
     fn handler(&self, method: &Method) -> Option<&Handler> {
         let method = if *method == Method::HEAD { &Method::GET } else { method };
-        self.handlers.iter().find(|(known, _)| known == method).map(|(_, handler)| handler)
+        self.operations.iter().find(|operation| operation.method == method).map(|operation| &operation.handler)
     }
 
     /// Answers a request whose path is this one's.

@@ -2,6 +2,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::{List, Table, Text, Words};
+use super::describe::{Field, may, must};
 use super::listing::{list, object};
 use super::permissions;
 use super::request::{Request, safe};
@@ -18,13 +20,36 @@ const TAGS_MAX: usize = 32;
 /// Who has this tag is changed by nobody over HTTP.
 const PROTECTED: &str = "protected";
 
+const USER: &[Field] = &[
+    may("password", Text),
+    may("password_hash", Text),
+    may("hashing_algorithm", Text),
+    must("tags", Words),
+    may("limits", Table),
+    may("permissions", Table),
+];
+
+const USERS: &[Field] = &[must("users", List)];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/users", Role::Administrator).get(|request| list_all(request, |_, _| true)),
+        Route::new("/users", Role::Administrator)
+            .get(|request| list_all(request, |_, _| true))
+            .says("All users")
+            .lists(),
         Route::new("/users/without-permissions", Role::Administrator)
-            .get(|request| list_all(request, has_no_permission)),
-        Route::new("/users/bulk-delete", Role::Administrator).post(bulk_delete),
-        Route::new("/users/{user}", Role::Administrator).get(get).put(put).delete(delete),
+            .get(|request| list_all(request, has_no_permission))
+            .says("Users who may enter no virtual host")
+            .lists(),
+        Route::new("/users/bulk-delete", Role::Administrator).post(bulk_delete).says("Deletes users").takes(USERS),
+        Route::new("/users/{user}", Role::Administrator)
+            .get(get)
+            .says("A user")
+            .put(put)
+            .says("Adds or changes a user")
+            .takes(USER)
+            .delete(delete)
+            .says("Deletes a user"),
     ]
 }
 

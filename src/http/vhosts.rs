@@ -2,6 +2,8 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::describe::Kind::{Text, Truth, Words};
+use super::describe::{Field, may};
 use super::listing::{list, object};
 use super::request::{Request, safe};
 use super::route::Route;
@@ -11,14 +13,35 @@ use crate::queue::settings::QueueType;
 use crate::vhost::{Metadata, Vhost};
 use serde_json::{Map, Value as Json, json};
 
+const VHOST: &[Field] = &[
+    may("description", Text),
+    may("tags", Words),
+    may("default_queue_type", Text),
+    may("protected_from_deletion", Truth),
+    may("tracing", Truth),
+];
+
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new("/vhosts", Role::Management).get(list_all),
-        Route::new("/vhosts/{vhost}", Role::Administrator).get(get).put(put).delete(delete),
+        Route::new("/vhosts", Role::Management).get(list_all).says("All virtual hosts").lists(),
+        Route::new("/vhosts/{vhost}", Role::Administrator)
+            .get(get)
+            .says("A virtual host")
+            .put(put)
+            .says("Adds or changes a virtual host")
+            .takes(VHOST)
+            .delete(delete)
+            .says("Deletes a virtual host with everything in it"),
         Route::new("/vhosts/{vhost}/deletion/protection", Role::Administrator)
             .post(|request| protect(request, true))
-            .delete(|request| protect(request, false)),
-        Route::new("/vhosts/{vhost}/start/{node}", Role::Administrator).post(start),
+            .says("Protects a virtual host from deletion")
+            .takes(&[])
+            .delete(|request| protect(request, false))
+            .says("Ends its protection"),
+        Route::new("/vhosts/{vhost}/start/{node}", Role::Administrator)
+            .post(start)
+            .says("Nothing: a virtual host always runs")
+            .takes(&[]),
     ]
 }
 
