@@ -1,10 +1,13 @@
 //! The command line.
 //!
-//! `leveret` alone serves. The flags of `serve` come from the table of settings, so that there is one for each and its
+//! `leveret` alone serves. Called by the name of one of RabbitMQ's tools, through a link or as its first argument, it is
+//! that tool ([`ctl`], [`admin`]). The flags of `serve` come from the table of settings, so that there is one for each and its
 //! help says what the reference says; what they mean is decided in `config`.
 
+mod admin;
 mod api;
 mod check;
+mod ctl;
 mod perf;
 mod reload;
 mod serve;
@@ -40,19 +43,30 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Ask a running broker, and change it, with the verbs of rabbitmqctl and its sisters (see 'leveret ctl help')
+    #[command(disable_help_flag = true)]
+    Ctl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "VERB")]
+        words: Vec<String>,
+    },
     Perf(Box<perf::Perf>),
     /// Let a running broker read its certificates and the level of its logs again
     ///
     /// Nobody is disconnected. It says what was read; if something is wrong, what was there before stays. The user needs
     /// the tag administrator. Exit code: 0 if everything was read, 78 if something is wrong, 77 if the user may not, 69
     /// if nobody is there.
-    Reload(api::Api),
+    Reload(api::Target),
 }
 
 /// Reads the process's arguments and does what they say. `serve` runs the broker until it's told to stop; the warnings
 /// about its configuration are for its log.
 pub fn run(serve: fn(Config, Vec<Remark>, Sources) -> ExitCode) -> ExitCode {
-    let Cli { command, serve: arguments } = Cli::parse();
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(code) = as_another(&words) {
+        return code;
+    }
+    let words = if name_of(words.first()) == SERVER { vec![SERVER.to_owned()] } else { words };
+    let Cli { command, serve: arguments } = Cli::parse_from(words);
     match command.unwrap_or(Command::Serve(arguments)) {
         Command::Serve(arguments) => {
             let sources = arguments.sources();
@@ -65,9 +79,29 @@ pub fn run(serve: fn(Config, Vec<Remark>, Sources) -> ExitCode) -> ExitCode {
             }
         }
         Command::Check { files } => check::run(&files),
+        Command::Ctl { words } => ctl::run(ctl::Tool::Ctl, "leveret ctl", &words),
         Command::Perf(perf) => perf::run(&perf),
-        Command::Reload(api) => reload::run(&api),
+        Command::Reload(target) => reload::run(&target),
     }
+}
+
+/// The name of RabbitMQ's server, whose flags are Erlang's and mean nothing here.
+const SERVER: &str = "rabbitmq-server";
+const ADMIN: &str = "rabbitmqadmin";
+
+/// The name that a program was called by, without its folder.
+fn name_of(path: Option<&String>) -> &str {
+    path.and_then(|path| std::path::Path::new(path).file_name()).and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// Does what a tool of RabbitMQ would, if it is called as one.
+fn as_another(words: &[String]) -> Option<ExitCode> {
+    let by_link = (name_of(words.first()), words.get(1..).unwrap_or_default());
+    let by_word = words.get(1).map(|word| (word.as_str(), words.get(2..).unwrap_or_default()));
+    [Some(by_link), by_word].into_iter().flatten().find_map(|(name, rest)| {
+        let tool = ctl::Tool::ALL.into_iter().find(|tool| tool.name() == name);
+        tool.map(|tool| ctl::run(tool, tool.name(), rest)).or_else(|| (name == ADMIN).then(|| admin::run(rest)))
+    })
 }
 
 #[cfg(test)]
@@ -81,7 +115,7 @@ mod tests {
         let cli = Cli::try_parse_from(std::iter::once(&"leveret").chain(arguments)).unwrap();
         match cli.command.unwrap_or(Command::Serve(cli.serve)) {
             Command::Serve(arguments) => arguments.sources(),
-            Command::Check { .. } | Command::Perf(_) | Command::Reload(_) => panic!("not serve"),
+            Command::Check { .. } | Command::Ctl { .. } | Command::Perf(_) | Command::Reload(_) => panic!("not serve"),
         }
     }
 

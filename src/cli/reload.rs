@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::Value as Json;
 
-use super::api::{Api, Failure};
+use super::api::{Body, Failure, Target};
 
 /// Something was wrong with what was to be read: EX_CONFIG of sysexits.h.
 const EXIT_MISTAKES: u8 = 78;
@@ -13,13 +13,20 @@ const EXIT_UNREACHABLE: u8 = 69;
 /// The broker does not let this user: EX_NOPERM.
 const EXIT_REFUSED: u8 = 77;
 
-pub fn run(api: &Api) -> ExitCode {
-    let said = match api.post("/reload") {
+pub fn run(target: &Target) -> ExitCode {
+    let api = match target.resolve() {
+        Ok(api) => api,
+        Err(why) => {
+            eprintln!("leveret: {why}");
+            return ExitCode::from(EXIT_MISTAKES);
+        }
+    };
+    let said = match api.call("POST", "/reload", Body::None) {
         Ok(said) => said,
         Err(failure) => {
             eprintln!("leveret: {failure}");
             return ExitCode::from(match failure {
-                Failure::Unreachable(_) => EXIT_UNREACHABLE,
+                Failure::Unreachable(_) | Failure::Late(_) => EXIT_UNREACHABLE,
                 Failure::Refused { .. } => EXIT_REFUSED,
             });
         }

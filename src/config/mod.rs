@@ -37,4 +37,4 @@ pub use meaning::{
 };
 pub use network::Network;
 pub use settings::{Default, Kind, SETTINGS, Setting};
-pub use sources::{Host, Sources};
+pub use sources::{Effective, Host, Sources};

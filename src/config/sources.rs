@@ -5,12 +5,12 @@ use super::environment::Environment;
 use super::layers::Layers;
 use super::meaning::{self, Config};
 use super::rabbitmq_conf::{self, Lines};
-use super::settings::Setting;
+use super::settings::{Default, Kind, SETTINGS, Setting};
 use super::toml_file;
 use crate::written::{Place, Remark, Remarks, Tree};
 
 /// Everything a configuration is made from, apart from the files it names.
-#[derive(Default)]
+#[derive(std::default::Default)]
 pub struct Sources {
     /// The file named on the command line: `.toml`, `.conf` in RabbitMQ's format, or a folder of `.conf` files.
     pub file: Option<PathBuf>,
@@ -22,7 +22,7 @@ pub struct Sources {
 }
 
 /// Where the broker was started.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, std::default::Default)]
 pub struct Host {
     pub name: String,
     /// The user may write where system services do.
@@ -33,22 +33,55 @@ impl Config {
     /// The configuration that the sources mean, and what in them was left aside; or everything that is wrong with
     /// them.
     pub fn load(sources: &Sources) -> Result<(Self, Vec<Remark>), Remarks> {
-        let environment = Environment::of(&sources.environment);
-        let mut layers = Layers::default();
         let mut remarks = Remarks::default();
-        let mut conf = Lines::default();
-        for (path, must_exist) in sources.files(&environment) {
-            read_file(&path, must_exist, &environment, &mut conf, &mut layers, &mut remarks);
-        }
-        rabbitmq_conf::apply(conf, &mut layers, &mut remarks);
-        environment.apply(&mut layers, &mut remarks);
-        sources.apply_flags(&mut layers, &mut remarks);
+        let layers = sources.layers(&mut remarks);
         let config = meaning::resolve(&layers, sources, &mut remarks);
         remarks.into_result(config)
     }
 }
 
+/// A setting as it counts, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    pub key: &'static str,
+    /// As it was written; `None`: it is a secret.
+    pub value: Option<String>,
+    /// Where that was; `None`: nowhere, and it is the default.
+    pub place: Option<Place>,
+}
+
 impl Sources {
+    /// Every setting, as these sources say it now.
+    pub fn effective(&self) -> Vec<Effective> {
+        let layers = self.layers(&mut Remarks::default());
+        let shown = |setting: &'static Setting| {
+            let written = layers.get(setting.key);
+            let value = match (written.map(|written| &written.value), setting.default) {
+                (Some(Tree::Text(text)), _) => text.clone(),
+                (Some(value), _) => value.to_json().to_string(),
+                (None, Default::Written(value)) => value.trim_matches('"').to_owned(),
+                (None, Default::Found { how, .. }) => how.replace('`', ""),
+            };
+            let is_secret = matches!(setting.kind, Kind::Secret);
+            let place = written.map(|written| written.place.clone());
+            Effective { key: setting.key, value: (!is_secret).then_some(value), place }
+        };
+        SETTINGS.iter().map(shown).collect()
+    }
+
+    fn layers(&self, remarks: &mut Remarks) -> Layers {
+        let environment = Environment::of(&self.environment);
+        let mut layers = Layers::default();
+        let mut conf = Lines::default();
+        for (path, must_exist) in self.files(&environment) {
+            read_file(&path, must_exist, &environment, &mut conf, &mut layers, remarks);
+        }
+        rabbitmq_conf::apply(conf, &mut layers, remarks);
+        environment.apply(&mut layers, remarks);
+        self.apply_flags(&mut layers, remarks);
+        layers
+    }
+
     /// The files to read, in order, and whether it is a mistake if one isn't there.
     ///
     /// The first that is said counts: the command line, `LEVERET_CONFIG`, RabbitMQ's variables, the usual place.

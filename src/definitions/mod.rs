@@ -133,6 +133,8 @@ pub struct Exchange {
     pub exchange_type: String,
     pub durable: bool,
     pub auto_delete: bool,
+    /// RabbitMQ exports none that is, and doesn't write it for the others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub internal: bool,
     #[serde(serialize_with = "write::table")]
     pub arguments: Table,

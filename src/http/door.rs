@@ -1,7 +1,7 @@
 //! Connections to the management API, and what each may cost: so many at a time, a head of so many octets in so much time,
 //! and none that only stays. What bodies may cost is bounded where they are read ([`super::request`]).
 
-use super::reload::Reload;
+use super::control::Control;
 use super::route::{Peer, protect};
 use crate::broker::Broker;
 use crate::broker::listeners::{Errors, Listener};
@@ -39,9 +39,9 @@ pub async fn serve(
     known: Arc<Listener>,
     entrance: Entrance,
     broker: Arc<Broker>,
-    reload: Reload,
+    control: Arc<dyn Control>,
 ) {
-    let router = TowerToHyperService::new(super::router(&broker, &reload));
+    let router = TowerToHyperService::new(super::router(&broker, &control));
     let places = Arc::new(Semaphore::new(broker.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
     let (crowded, is_crowded) = watch::channel(false);
     let mut clients = JoinSet::new();

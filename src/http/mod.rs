@@ -20,6 +20,7 @@ mod bindings;
 mod channels;
 mod connections;
 mod consumers;
+mod control;
 mod definitions;
 mod exchanges;
 mod features;
@@ -32,14 +33,13 @@ mod parameters;
 mod permissions;
 mod policies;
 mod queues;
-mod reload;
 mod users;
 mod values;
 mod vhosts;
 mod whoami;
 
+pub use control::{Control, Effective, Reloaded};
 pub use door::serve;
-pub use reload::{Reload, Reloaded};
 
 use crate::broker::Broker;
 use answer::Answer;
@@ -51,7 +51,7 @@ use route::Route;
 use std::sync::Arc;
 
 /// Every route, below `/api`.
-fn routes(reload: &Reload) -> Vec<Route> {
+fn routes(control: &Arc<dyn Control>) -> Vec<Route> {
     let all = [
         whoami::routes(),
         overview::routes(),
@@ -72,7 +72,7 @@ fn routes(reload: &Reload) -> Vec<Route> {
         channels::routes(),
         consumers::routes(),
         definitions::routes(),
-        reload::routes(reload),
+        control::routes(control),
     ];
     let mut all: Vec<_> = all.into_iter().flatten().collect();
     all.push(openapi::route(&all));
@@ -80,21 +80,36 @@ fn routes(reload: &Reload) -> Vec<Route> {
 }
 
 /// For those who only look at the routes.
-fn no_reload() -> Reload {
-    Arc::new(Reloaded::default)
+fn no_control() -> Arc<dyn Control> {
+    Arc::new(Nobody)
 }
 
 /// Every path below `/api` and the methods it has, for those who check that none is forgotten.
 pub fn table() -> Vec<(&'static str, Vec<String>)> {
     let methods = |route: &Route| route.methods().iter().map(|method| (*method).to_owned()).collect();
-    routes(&no_reload()).iter().map(|route| (route.path, methods(route))).collect()
+    routes(&no_control()).iter().map(|route| (route.path, methods(route))).collect()
+}
+
+/// A process that is not there.
+struct Nobody;
+
+impl Control for Nobody {
+    fn reload(&self) -> Reloaded {
+        Reloaded::default()
+    }
+
+    fn stop(&self) {}
+
+    fn settings(&self) -> Vec<Effective> {
+        Vec::new()
+    }
 }
 
 /// The routes as a service.
-fn router(broker: &Arc<Broker>, reload: &Reload) -> Router {
+fn router(broker: &Arc<Broker>, control: &Arc<dyn Control>) -> Router {
     let prefix = &broker.config.http.path_prefix;
     let mut router = Router::new();
-    for route in routes(reload) {
+    for route in routes(control) {
         let path = format!("{prefix}/api{}", route.path);
         let (route, broker) = (Arc::new(route), Arc::clone(broker));
         let serve = move |request: Request<Body>| {

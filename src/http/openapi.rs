@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn every_route_and_method_is_in_the_document() {
         let all = super::super::table();
-        let routes = super::super::routes(&super::super::no_reload());
+        let routes = super::super::routes(&super::super::no_control());
         let described: Map<String, Json> = routes.iter().map(super::described).collect();
         let mut ids: Vec<&str> = Vec::new();
         for (path, methods) in &all {
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn whatever_takes_a_body_says_which() {
-        let silent: Vec<_> = super::super::routes(&super::super::no_reload())
+        let silent: Vec<_> = super::super::routes(&super::super::no_control())
             .iter()
             .flat_map(|route| {
                 let without = route.operations().filter(|(method, words)| {

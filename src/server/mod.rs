@@ -9,7 +9,7 @@ use crate::broker::listeners::{Certificates, Errors, Listener, Protocol};
 use crate::broker::{Broker, StartError};
 use crate::config::{Config, EXIT_CONFIG, Sources, Tls};
 use crate::definitions::{self, Document};
-use crate::http::Reload;
+use crate::http::Control;
 use crate::store::OpenError;
 use crate::transport::tls::{Acceptor, Mistake};
 use crate::transport::{Entrance, Refused};
@@ -170,9 +170,8 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
         let known = open(&broker, Protocol::Http, &listener, certificates);
         let kind = if entrance.tls.is_some() { "HTTPS" } else { "HTTP" };
         tracing::info!("started {kind} listener on {}", known.address);
-        let reloader = Arc::clone(&reloader);
-        let reload: Reload = Arc::new(move || reloader.reload());
-        accepting.push(tokio::spawn(crate::http::serve(listener, known, entrance, Arc::clone(&broker), reload)));
+        let control = Arc::clone(&reloader) as Arc<dyn Control>;
+        accepting.push(tokio::spawn(crate::http::serve(listener, known, entrance, Arc::clone(&broker), control)));
     }
     for (socket, entrance) in sockets {
         let listener = match socket.listen(BACKLOG) {

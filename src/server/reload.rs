@@ -2,7 +2,7 @@
 //! logs. Nobody is disconnected; if something is wrong, what was there before stays.
 
 use crate::config::{Config, Sources, Tls};
-use crate::http::Reloaded;
+use crate::http::{Control, Effective, Reloaded};
 use crate::telemetry;
 use crate::transport::tls::Acceptor;
 use parking_lot::Mutex;
@@ -23,11 +23,14 @@ pub struct Reloader {
     acceptors: Vec<(Door, SocketAddr, Arc<Acceptor>)>,
     /// One at a time.
     turn: Mutex<()>,
+    /// As they were when the process started.
+    settings: Vec<Effective>,
 }
 
 impl Reloader {
     pub fn new(sources: Sources, acceptors: Vec<(Door, SocketAddr, Arc<Acceptor>)>) -> Arc<Self> {
-        Arc::new(Self { sources, acceptors, turn: Mutex::new(()) })
+        let settings = sources.effective();
+        Arc::new(Self { sources, acceptors, turn: Mutex::new(()), settings })
     }
 
     /// Reads everything again, and says in the log as well what came of it.
@@ -67,5 +70,23 @@ impl Reloader {
             Err(why) => reloaded.mistakes.push(format!("log.level: {why}")),
         }
         reloaded
+    }
+}
+
+impl Control for Reloader {
+    fn reload(&self) -> Reloaded {
+        Self::reload(self)
+    }
+
+    /// Whoever waits for the signal need not know where it came from.
+    fn stop(&self) {
+        let told = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+        if let Err(error) = told {
+            tracing::error!("the broker can't tell itself to stop: {error}");
+        }
+    }
+
+    fn settings(&self) -> Vec<Effective> {
+        self.settings.clone()
     }
 }

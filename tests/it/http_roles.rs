@@ -157,6 +157,9 @@ const MATRIX: &[(&str, &str, &str, [u16; 5])] = &[
     ("POST",   "/queues/v/q/actions",                   "{}", [401, 401, 401, 401, 400]),
     ("POST",   "/queues/v/none/actions",                "{}", [401, 401, 401, 401, 404]),
     ("POST",   "/reload",                               "-",  [401, 401, 401, 401, 200]),
+    ("GET",    "/environment",                          "-",  [401, 401, 401, 401, 200]),
+    ("PUT",    "/log-level",                            "{}", [401, 401, 401, 401, 400]),
+    ("PUT",    "/watermarks/memory",                    "{}", [401, 401, 401, 401, 400]),
     ("GET",    "/definitions",                          "-",  [401, 401, 401, 401, 200]),
     ("GET",    "/all-configuration",                    "-",  [401, 401, 401, 401, 200]),
     ("GET",    "/definitions/v",                        "-",  [401, 401, 401, 401, 200]),
@@ -209,6 +212,8 @@ const MATRIX: &[(&str, &str, &str, [u16; 5])] = &[
     ("GET",    "/user-limits",                          "-",  [401, 401, 401, 401, 200]),
     ("PUT",    "/user-limits/guest/max-channels",       "{}", [401, 401, 401, 401, 400]),
     ("DELETE", "/user-limits/nobody/max-channels",      "-",  [401, 401, 401, 401, 404]),
+    // The last: nothing can be asked afterwards.
+    ("POST",   "/stop",                                 "-",  [401, 401, 401, 401, 204]),
 ];
 
 const ROLES: [&str; 5] = ["", "management", "policymaker", "monitoring", "administrator"];

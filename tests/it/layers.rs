@@ -10,8 +10,8 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("main", &["cli", "server"], "the command line is given what serving is, so that it need not know it"),
     (
         "cli",
-        &["server", "http", "broker", "definitions", "config", "telemetry", "store", "written", "amqp"],
-        "its load generator is an AMQP client, on the broker's own codec",
+        &["server", "http", "broker", "definitions", "config", "telemetry", "store", "written", "amqp", "auth"],
+        "its load generator is an AMQP client, on the broker's own codec; its tools hash passwords",
     ),
     (
         "server",

@@ -8,6 +8,7 @@ mod advisories;
 mod alarms;
 mod clients;
 mod copies;
+mod ctl;
 mod dead_letters;
 mod definitions;
 mod delayed;
