@@ -204,6 +204,10 @@ impl Api {
         self.call("PUT", path, Body::Json(body))
     }
 
+    pub fn post(&self, path: &str, body: &Json) -> Result<Json, Failure> {
+        self.call("POST", path, Body::Json(body))
+    }
+
     pub fn delete(&self, path: &str) -> Result<Json, Failure> {
         self.call("DELETE", path, Body::None)
     }

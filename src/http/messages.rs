@@ -149,7 +149,7 @@ fn body(payload: String, encoding: &Json) -> Result<Vec<u8>, Failure> {
 }
 
 /// A message's properties as a client writes them in JSON (`rabbit_mgmt_format:to_basic_properties`).
-fn raw_properties(given: &Json) -> Result<Vec<u8>, Failure> {
+pub fn raw_properties(given: &Json) -> Result<Vec<u8>, Failure> {
     let Json::Object(given) = given else {
         return Err(Failure::bad_request(json!(["not_object", "properties"])));
     };
@@ -314,6 +314,15 @@ async fn fetch(queue: &Queue, no_ack: bool) -> Result<Option<(Delivery, u64)>, F
     }
 }
 
+/// A body, or so many octets of it, as a text if it is one, and how that is called.
+pub fn payload(body: &[u8], is_base64: bool, truncate: usize) -> (String, &'static str) {
+    let kept = &body[..truncate.min(body.len())];
+    match std::str::from_utf8(kept) {
+        Ok(text) if !is_base64 => (text.to_owned(), "string"),
+        _ => (BASE64.encode(kept), "base64"),
+    }
+}
+
 /// How a message is shown.
 struct View<'a> {
     vhost: &'a Vhost,
@@ -331,11 +340,7 @@ impl View<'_> {
         let raw = self.vhost.shown_to(&self.party, self.queue, delivery, &mut acts);
         acts.run();
         let message = delivery.run.message(delivery.index);
-        let kept = &message.body[..self.truncate.unwrap_or(usize::MAX).min(message.body.len())];
-        let (payload, encoding) = match std::str::from_utf8(kept) {
-            Ok(text) if !self.is_base64 => (text.to_owned(), "string"),
-            _ => (BASE64.encode(kept), "base64"),
-        };
+        let (payload, encoding) = payload(message.body, self.is_base64, self.truncate.unwrap_or(usize::MAX));
         json!({
             "payload_bytes": message.body.len(),
             "redelivered": delivery.redelivered,
@@ -350,7 +355,7 @@ impl View<'_> {
 }
 
 /// Properties from the last to the first, as RabbitMQ shows them: none are an empty list.
-fn shown_properties(raw: &[u8]) -> Json {
+pub fn shown_properties(raw: &[u8]) -> Json {
     let found = properties::named(raw).unwrap_or_default();
     if found.is_empty() {
         return json!([]);

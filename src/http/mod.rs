@@ -30,6 +30,7 @@ mod logins;
 mod messages;
 mod overview;
 mod parameters;
+mod peek;
 mod permissions;
 mod policies;
 mod queues;
@@ -68,6 +69,7 @@ fn routes(control: &Arc<dyn Control>) -> Vec<Route> {
         exchanges::routes(),
         bindings::routes(),
         messages::routes(),
+        peek::routes(),
         connections::routes(),
         channels::routes(),
         consumers::routes(),

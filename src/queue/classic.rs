@@ -8,6 +8,7 @@ use super::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet, Terms};
 use super::deadlines::Deadlines;
 use super::log;
 use super::settings::{DELIVERY_LIMIT_DEFAULT, QueueType, Settings};
+use super::state::browse::Seen;
 use super::state::{Commit, Dead, Effects, Facts, Got, InUse, Load, Mark, Priorities, Recovered, Rules, State, Writes};
 use super::tallies::{self, Tallies};
 use super::timer::Timer;
@@ -563,6 +564,38 @@ impl Queue {
             Ok(Got::Wait) => Fetched::Wait,
             Err(()) => Fetched::Gone,
         }
+    }
+
+    /// Looks at messages without touching them (see [`State::browse`]).
+    pub fn browse(&self, from: Option<u64>, count: usize) -> Vec<Seen> {
+        self.inner.lock().state.browse(from, count)
+    }
+
+    /// Takes a ready message out, wherever it stands, until it is put back or is [`Queue::taken_out`]; false if it is not
+    /// ready.
+    pub fn take_out(&self, position: u64, acts: &mut Acts) -> bool {
+        self.apply(acts, (), |state, (), _, _| state.take_out(position)).unwrap_or(false)
+    }
+
+    pub fn put_back(&self, position: u64, acts: &mut Acts) {
+        let range = position..position + 1;
+        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.requeue(None, range, false, now_ms, effects));
+    }
+
+    pub fn taken_out(&self, position: u64, acts: &mut Acts) {
+        let range = position..position + 1;
+        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.settle(None, range, now_ms, effects));
+    }
+
+    /// Reads the block of the queue that holds a position; `None` if it has gone meanwhile. Whoever asks waits for the
+    /// answer, and so bounds how many ask.
+    pub async fn block(&self, position: u64, persistent: bool) -> Option<store::Block> {
+        let (told, block) = tokio::sync::oneshot::channel();
+        self.around.store.load(self.identity.id, position..position + 1, persistent, move |block| {
+            // Nobody waits any more.
+            let _ = told.send(block);
+        });
+        block.await.ok().flatten()
     }
 
     /// Drops the ready messages; says how many.

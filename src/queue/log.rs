@@ -220,6 +220,35 @@ pub struct Expired {
     pub next: Option<(u64, u64)>,
 }
 
+/// Messages next to each other that are not settled, and what holds the first of them.
+pub type Stretch = (Range<u64>, Held);
+
+/// What holds a message.
+#[derive(Debug, Clone)]
+pub enum Held {
+    Memory {
+        run: Arc<Run>,
+        index: u32,
+    },
+    /// A block on disk.
+    Disk {
+        persistent: bool,
+    },
+}
+
+impl Held {
+    /// The same for the message so many behind.
+    pub fn behind(&self, offset: u64) -> Self {
+        match self {
+            Self::Memory { run, index } => {
+                let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+                Self::Memory { run: Arc::clone(run), index: index.saturating_add(offset) }
+            }
+            Self::Disk { persistent } => Self::Disk { persistent: *persistent },
+        }
+    }
+}
+
 /// Why messages can't be handed out now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Missing {
@@ -549,6 +578,26 @@ impl Log {
         let Body::Memory(run) = &segment.body else { return Err(Missing::Block(self.load(at, wanted.start))) };
         let indexes = segment.indexes(&wanted);
         Ok(Piece { run: Arc::clone(run), index: indexes.start, count: indexes.end - indexes.start, redelivered: false })
+    }
+
+    /// The first stretch of messages from a position on that are not settled, as far as one run or the disk holds them.
+    pub fn unsettled(&self, from: u64) -> Option<Stretch> {
+        let from = from.max(self.low_water);
+        let behind = self.segments.partition_point(|segment| segment.end() <= from);
+        self.segments.iter().skip(behind).find_map(|segment| {
+            let whole = segment.first.max(from)..segment.end();
+            let range = self.settled.difference(whole).into_iter().next()?;
+            let held = match &segment.body {
+                Body::Memory(run) => Held::Memory { run: Arc::clone(run), index: segment.indexes(&range).start },
+                Body::Disk => Held::Disk { persistent: segment.persistent },
+            };
+            Some((range, held))
+        })
+    }
+
+    /// Whether a message was delivered before, or may have been.
+    pub fn was_delivered(&self, position: u64) -> bool {
+        position < self.delivered_below
     }
 
     fn segment_at(&self, position: u64) -> Option<usize> {

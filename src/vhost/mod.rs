@@ -18,6 +18,7 @@ pub mod properties;
 pub mod publish;
 pub mod records;
 pub mod recover;
+pub mod redrive;
 pub mod reply_to;
 pub mod single;
 pub mod topology;

@@ -83,6 +83,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
             "vhost",
             "broker",
             "queue",
+            "message",
             "exchange",
             "definitions",
             "policy",
@@ -97,7 +98,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
             "transport",
             "store::Committed",
         ],
-        "an answer waits for its commit",
+        "an answer waits for its commit; messages are shown",
     ),
     // The house.
     (

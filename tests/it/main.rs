@@ -6,6 +6,7 @@
 
 mod advisories;
 mod alarms;
+mod browse;
 mod clients;
 mod copies;
 mod ctl;

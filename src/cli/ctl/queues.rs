@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
-use super::output::Output;
+use super::output::{Output, Rows};
 use super::verb::{Call, Failure, Outcome, Switch, Verb, exit};
 use crate::cli::api::{self, Body, segment};
 
@@ -14,6 +14,14 @@ const IF_UNUSED: Switch = Switch::flag("if-unused", "Only if nobody consumes").s
 const FORCE: Switch = Switch::flag("force", "For compatibility; has no effect");
 const GLOBAL: Switch = Switch::flag("global", "Of all virtual hosts");
 const LIMIT: Switch = Switch::value("limit", "NUMBER", "No more than so many");
+const COUNT: Switch = Switch::value("count", "NUMBER", "How many");
+const STATES: Switch = Switch::value("states", "STATES", "Of ready, unacked, delayed, dying, with commas between them");
+const KEY: Switch = Switch::value("routing-key", "PATTERN", "Those whose routing key fits");
+const HEADERS: Switch = Switch::value("headers", "JSON", "Headers with their values");
+const TRUNCATE: Switch = Switch::value("truncate", "OCTETS", "How much of a payload to show");
+const TO: Switch = Switch::value("to", "QUEUE", "Another queue than the one in which they died");
+const RATE: Switch = Switch::value("rate", "NUMBER", "How many a second");
+const KEEP_DEATHS: Switch = Switch::flag("keep-deaths", "Let their headers go on telling of their deaths");
 const DELAY: Switch = Switch::value("per-connection-delay", "MILLISECONDS", "To wait after each");
 
 pub const VERBS: &[Verb] = &[
@@ -39,6 +47,26 @@ pub const VERBS: &[Verb] = &[
         about: "Removes all messages that are ready in a queue",
         banner: Some(|call| format!("Purging queue '{}' in vhost '{}' ...", call.argument(0), call.vhost)),
         run: purge,
+    },
+    Verb {
+        name: "peek",
+        arguments: "<queue> [<position>]",
+        switches: &[COUNT, STATES, KEY, HEADERS, TRUNCATE],
+        group: "Queues",
+        about: "Shows messages of a queue without touching them, from a position on",
+        banner: Some(|call| format!("Peeking at queue '{}' in vhost '{}' ...", call.argument(0), call.vhost)),
+        run: peek,
+    },
+    Verb {
+        name: "redrive",
+        arguments: "<queue>",
+        switches: &[TO, COUNT, RATE, KEEP_DEATHS, KEY, HEADERS],
+        group: "Queues",
+        about: "Moves dead letters back to the queues in which they died",
+        banner: Some(|call| {
+            format!("Moving messages of queue '{}' in vhost '{}' back ...", call.argument(0), call.vhost)
+        }),
+        run: redrive,
     },
     Verb {
         name: "close_connection",
@@ -113,6 +141,86 @@ fn purge(call: &Call) -> Outcome {
         Err(failure) if failure.status() == Some(404) => Err(Failure::not_found()),
         answer => super::verb::done(answer),
     }
+}
+
+/// The filters that peeking and moving share.
+fn filters(call: &Call) -> Result<Json, Failure> {
+    let mut fields = json!({});
+    if let Some(headers) = call.value("headers") {
+        fields["headers"] = serde_json::from_str(headers)
+            .map_err(|_| Failure::error(exit::USAGE, format!("--headers is a JSON object, not '{headers}'")))?;
+    }
+    if let Some(key) = call.value("routing-key") {
+        fields["routing_key"] = key.into();
+    }
+    for switch in ["count", "rate", "truncate"] {
+        if call.value(switch).is_some() {
+            fields[switch] = number(call, switch)?.into();
+        }
+    }
+    Ok(fields)
+}
+
+/// Sends something to a queue of messages.
+fn of_queue(call: &Call, what: &str, fields: &Json) -> Result<Json, Failure> {
+    call.api.post(&format!("{}/{what}", queue_path(call)), fields).map_err(|failure| match failure.status() {
+        Some(404) => Failure::not_found(),
+        _ => failure.into(),
+    })
+}
+
+fn peek(call: &Call) -> Outcome {
+    let mut fields = filters(call)?;
+    if let Some(states) = call.value("states") {
+        fields["states"] = states.into();
+    }
+    if let Some(position) = call.arguments.get(1) {
+        fields["from"] = position.as_str().into();
+    }
+    let said = of_queue(call, "peek", &fields)?;
+    let columns = ["position", "state", "redelivered", "exchange", "routing_key", "payload_bytes", "payload"];
+    let mut rows = Rows::of(&said["messages"], columns.map(|column| (column, column)));
+    if call.formatter.is_for_machines() {
+        rows = Rows::of(&said["messages"], columns.into_iter().chain(["properties"]).map(|column| (column, column)));
+    }
+    Ok(Output::Rows(rows))
+}
+
+/// Asks again until nothing is left.
+fn redrive(call: &Call) -> Outcome {
+    let mut fields = filters(call)?;
+    fields["keep_deaths"] = call.is_said("keep-deaths").into();
+    if let Some(to) = call.value("to") {
+        fields["to"] = to.into();
+    }
+    let most = call.value("count").map(|_| number(call, "count")).transpose()?;
+    let (mut moved, mut without_origin) = (0, 0);
+    loop {
+        if let Some(most) = most {
+            fields["count"] = most.saturating_sub(moved).into();
+        }
+        let said = of_queue(call, "redrive", &fields)?;
+        let now = said["moved"].as_u64().unwrap_or_default();
+        moved += now;
+        without_origin += said["without_origin"].as_u64().unwrap_or_default();
+        let is_enough = most.is_some_and(|most| moved >= most);
+        match &said["next"] {
+            Json::Null => break,
+            _ if is_enough => break,
+            next if now == 0 => {
+                return Err(Failure::error(
+                    exit::UNAVAILABLE,
+                    format!("moved {moved} messages; the next, at {next}, is not taken by the queue that it came from"),
+                ));
+            }
+            next => fields["from"] = next.clone(),
+        }
+    }
+    let mut text = format!("Moved {moved} messages");
+    if without_origin > 0 {
+        text += &format!("; {without_origin} stay, since no queue is there that they came from");
+    }
+    Ok(Output::Report(text, json!({"moved": moved, "without_origin": without_origin})))
 }
 
 fn close(call: &Call, connection: &str, why: &str) -> Result<(), Failure> {

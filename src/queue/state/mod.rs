@@ -14,6 +14,7 @@
 //!     └────────────────────────▶ dying ────────────────────┘          (without dead letters: settled at once)
 //! ```
 
+pub mod browse;
 mod consumers;
 mod death;
 mod expiry;
@@ -537,6 +538,27 @@ impl<T> State<T> {
         {
             log.withdraw(range.clone());
         }
+    }
+
+    /// Takes one ready message out, wherever it stands, as if it were delivered; false if it is not ready.
+    pub fn take_out(&mut self, position: u64) -> bool {
+        let range = position..position + 1;
+        let returned = self.returns.members().contains(position);
+        let Some(log) = self.log(position).filter(|log| returned || log.ready().contains(position)) else {
+            return false;
+        };
+        // The disk may have lost it.
+        if !log.lost(range.clone()).is_empty() {
+            return false;
+        }
+        self.discount(&range);
+        if returned {
+            self.returns.remove(&std::iter::once(range).collect());
+        } else if let Some(log) = self.log_mut(position) {
+            log.withdraw(range);
+        }
+        self.unacked += 1;
+        true
     }
 
     /// Messages are no longer among the ready ones' octets.
