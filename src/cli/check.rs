@@ -5,24 +5,130 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::Args;
+use serde_json::Value as Json;
+
+use super::api::{self, Body, segment};
 use crate::config::EXIT_CONFIG;
 use crate::config::{Config, Sources};
 use crate::definitions::{Algorithm, Document, SECTIONS, Target};
 use crate::written::{Remark, Remarks, Tree, read_toml};
 
-/// Tells about each file what it is and what is wrong with it.
-pub fn run(files: &[PathBuf]) -> ExitCode {
-    let mut right = true;
+/// The broker can't be asked: EX_UNAVAILABLE.
+const EXIT_UNREACHABLE: u8 = 69;
+
+/// A running broker to hold definitions against.
+#[derive(Debug, Args)]
+pub struct Against {
+    /// The management API of a running broker, to hold definitions against
+    #[arg(long, value_name = "URL")]
+    against: Option<String>,
+    /// Who asks it
+    #[arg(long, env = "LEVERET_USER", value_name = "NAME", requires = "against")]
+    user: Option<String>,
+    /// The user's password; other users of this machine see flags, but not variables
+    #[arg(long, env = "LEVERET_PASSWORD", value_name = "TEXT", hide_env_values = true, requires = "against")]
+    password: Option<String>,
+    /// The authorities to trust for https, PEM; without it those that this machine trusts
+    #[arg(long, env = "LEVERET_CACERT", value_name = "FILE", requires = "against")]
+    cacert: Option<PathBuf>,
+    /// The virtual host that everything is for, as an export of one virtual host needs
+    #[arg(long, value_name = "VHOST", requires = "against")]
+    vhost: Option<String>,
+    /// Do what the plan says
+    #[arg(long, requires = "against")]
+    apply: bool,
+}
+
+/// Tells about each file what it is and what is wrong with it, and what it would do to a broker.
+pub fn run(files: &[PathBuf], against: &Against) -> ExitCode {
+    let mut code = 0;
     let mut out = std::io::stdout().lock();
     for path in files {
-        let report = check(path);
+        let mut report = check(path);
+        if !report.is_right {
+            code = code.max(EXIT_CONFIG);
+        } else if against.against.is_some() && holds_definitions(path) {
+            match plan(path, against) {
+                Ok(plan) => {
+                    report.lines.extend(plan.lines);
+                    code = code.max(if plan.is_right { 0 } else { EXIT_CONFIG });
+                }
+                Err(why) => {
+                    report.lines.push(format!("error: {why}"));
+                    code = EXIT_UNREACHABLE;
+                }
+            }
+        }
         for line in &report.lines {
             // Whoever stops reading has seen enough; the exit code still tells.
             let _ = writeln!(out, "{line}");
         }
-        right &= report.is_right;
     }
-    if right { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) }
+    ExitCode::from(code)
+}
+
+/// What a file of definitions would do to a broker; done, if that is asked for.
+fn plan(path: &Path, against: &Against) -> Result<Report, String> {
+    let target = api::Target {
+        url: against.against.clone(),
+        user: against.user.clone(),
+        password: against.password.clone(),
+        cacert: against.cacert.clone(),
+        api_section: "default".to_owned(),
+        ..api::Target::default()
+    };
+    let api = target.resolve()?;
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+    let body = Body::Text(&text, if is_toml { "application/toml" } else { "application/json" });
+    let to = against.vhost.as_ref().map_or(String::new(), |vhost| format!("/{}", segment(vhost)));
+    let plan =
+        api.call("POST", &format!("/definitions{to}?dry_run=true"), body).map_err(|failure| failure.to_string())?;
+    let items = |key: &str| plan[key].as_array().cloned().unwrap_or_default();
+    let (steps, mistakes) = (items("steps"), items("mistakes"));
+    let mut lines: Vec<String> = steps.iter().map(step).collect();
+    lines.extend(mistakes.iter().filter_map(Json::as_str).map(|mistake| format!("error: {mistake}")));
+    let count = |action: &str| steps.iter().filter(|step| step["action"] == action).count();
+    let mut said = format!(
+        "{} against {}: {} to create, {} to change, {}, {} unchanged",
+        path.display(),
+        api.url,
+        count("create"),
+        count("change"),
+        counted(count("conflict"), "conflict"),
+        plan["unchanged"]
+    );
+    let is_right = mistakes.is_empty() && count("conflict") == 0;
+    if against.apply && mistakes.is_empty() {
+        api.call("POST", &format!("/definitions{to}"), body).map_err(|failure| failure.to_string())?;
+        said += "; applied";
+    }
+    lines.push(said);
+    Ok(Report { lines, is_right })
+}
+
+/// A line of a plan: `+` is new, `~` changes, `!` stays as it is although the file says otherwise.
+fn step(step: &Json) -> String {
+    let text = |key: &str| step[key].as_str().unwrap_or_default();
+    let sign = match text("action") {
+        "create" => '+',
+        "change" => '~',
+        _ => '!',
+    };
+    let place = step["vhost"].as_str().map_or(String::new(), |vhost| format!(" in vhost '{vhost}'"));
+    let differences = step["differences"].as_array().into_iter().flatten().map(|difference| {
+        let field = difference["field"].as_str().unwrap_or_default();
+        let shown = |key: &str| difference.get(key).map_or("nothing".to_owned(), Json::to_string);
+        match (difference.get("current"), difference.get("wanted")) {
+            // It may be a secret.
+            (None, None) => field.to_owned(),
+            _ => format!("{field} is {}, wanted {}", shown("current"), shown("wanted")),
+        }
+    });
+    let differences: Vec<_> = differences.collect();
+    let why = if differences.is_empty() { String::new() } else { format!(": {}", differences.join("; ")) };
+    format!("{sign} {} '{}'{place}{why}", text("kind"), text("name"))
 }
 
 /// What is said about a file.

@@ -37,11 +37,14 @@ enum Command {
     /// Say what is wrong with settings or definitions, without running anything
     ///
     /// Takes settings (leveret.toml, rabbitmq.conf or a folder of such files) and definitions (JSON or TOML), and
-    /// tells which a file is. Every mistake is named with its line. Exit code: 0 if all files are right, 78 if one
-    /// isn't.
+    /// tells which a file is. Every mistake is named with its line. With --against, what definitions would create and
+    /// change in a running broker is told too, and what there is in their way; with --apply it is done. Exit code: 0 if all
+    /// files are right, 78 if one isn't or something is in its way, 69 if the broker can't be asked.
     Check {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        #[command(flatten)]
+        against: check::Against,
     },
     /// Ask a running broker, and change it, with the verbs of rabbitmqctl and its sisters (see 'leveret ctl help')
     #[command(disable_help_flag = true)]
@@ -78,7 +81,7 @@ pub fn run(serve: fn(Config, Vec<Remark>, Sources) -> ExitCode) -> ExitCode {
                 }
             }
         }
-        Command::Check { files } => check::run(&files),
+        Command::Check { files, against } => check::run(&files, &against),
         Command::Ctl { words } => ctl::run(ctl::Tool::Ctl, "leveret ctl", &words),
         Command::Perf(perf) => perf::run(&perf),
         Command::Reload(target) => reload::run(&target),

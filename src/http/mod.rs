@@ -23,6 +23,7 @@ mod consumers;
 mod control;
 mod definitions;
 mod exchanges;
+mod explain;
 mod features;
 mod health;
 mod limits;
@@ -70,6 +71,7 @@ fn routes(control: &Arc<dyn Control>) -> Vec<Route> {
         bindings::routes(),
         messages::routes(),
         peek::routes(),
+        explain::routes(),
         connections::routes(),
         channels::routes(),
         consumers::routes(),

@@ -12,6 +12,7 @@ pub mod declare;
 pub mod delayed;
 mod end;
 pub mod events;
+pub mod explain;
 pub mod listing;
 pub mod policies;
 pub mod properties;

@@ -24,6 +24,12 @@ use std::sync::Arc;
 /// The queues a message reaches, each once.
 pub type Targets = SmallVec<[Arc<Queue>; 2]>;
 
+/// An exchange that a message passes, and what it is routed by there; nothing if it waits for its time.
+pub(super) struct Passed<'a> {
+    pub exchange: &'a Exchange,
+    pub subject: Option<Subject<'a>>,
+}
+
 /// A route, and whether every message with the same exchange and routing key takes it.
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -62,6 +68,18 @@ impl Vhost {
         properties: Option<&Properties<'_>>,
         by_client: bool,
     ) -> Result<Route, Refusal> {
+        self.walk(exchange, keys, properties, by_client, |_| {})
+    }
+
+    /// The same; tells of every exchange on the way.
+    pub(super) fn walk(
+        &self,
+        exchange: &str,
+        keys: &[&str],
+        properties: Option<&Properties<'_>>,
+        by_client: bool,
+        mut pass: impl FnMut(Passed<'_>),
+    ) -> Result<Route, Refusal> {
         let topology = self.topology.read();
         let mut route = Route { targets: Targets::new(), cacheable: true, swallowed: false, histories: Vec::new() };
         let mut found = Found::default();
@@ -92,6 +110,7 @@ impl Vhost {
                 route.cacheable = false;
                 if delay::delay_ms(properties.and_then(|properties| properties.headers)).is_some() {
                     found.add_queue(queue);
+                    pass(Passed { exchange, subject: None });
                     continue;
                 }
             }
@@ -103,6 +122,7 @@ impl Vhost {
                 matched = true;
                 found.follow(&topology, destination);
             });
+            pass(Passed { exchange, subject: Some(subject) });
             if let (false, Some(alternate)) = (matched, &exchange.alternate) {
                 found.add_exchange(alternate);
             }

@@ -1,6 +1,6 @@
-//! Looking at queues without touching them, and moving dead letters back.
+//! Looking at queues without touching them, moving dead letters back, and being told why a message goes where it goes.
 
-use super::support::peer::PERSISTENT;
+use super::support::peer::{PERSISTENT, PLAIN};
 use super::support::{Api, Broker, Declare, Peer, eventually};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use serde_json::{Value as Json, json};
@@ -232,4 +232,52 @@ fn a_crash_while_messages_move_leaves_each_in_one_queue() {
     found.sort();
     expected.sort();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_route_is_explained_binding_by_binding() {
+    let broker = start();
+    let api = Api::of(&broker);
+    let mut peer = Peer::open(&broker);
+    for queue in ["one", "two", "lost"] {
+        peer.declare(1, Declare::durable(queue));
+    }
+    let exchange = json!({"type": "topic", "durable": true, "arguments": {"alternate-exchange": "amq.fanout"}});
+    assert_eq!(api.put("/api/exchanges/%2F/x", exchange).status, 201);
+    peer.bind(1, "one", "x", "a.#");
+    peer.bind(1, "two", "x", "a.b");
+    peer.bind(1, "two", "x", "c");
+    peer.bind(1, "lost", "amq.fanout", "");
+    let explain = |exchange: &str, wish: Json| api.post(&format!("/api/route/%2F/{exchange}"), wish).json();
+    let said = explain("x", json!({"routing_key": "a.b"}));
+    assert_eq!((&said["routed"], &said["queues"]), (&json!(true), &json!(["one", "two"])));
+    assert_eq!(
+        said["explanation"],
+        json!([
+            "exchange 'x' (topic): the message fits the binding 'a.#' to queue 'one'",
+            "exchange 'x' (topic): the message fits the binding 'a.b' to queue 'two'"
+        ])
+    );
+    let said = explain("x", json!({"routing_key": "z"}));
+    assert_eq!(said["steps"][0]["decided_by"], "alternate_exchange");
+    assert_eq!((&said["steps"][1]["exchange"], &said["queues"]), (&json!("amq.fanout"), &json!(["lost"])));
+    let said = explain("amq.default", json!({"routing_key": "one"}));
+    assert_eq!(said["explanation"], json!(["the default exchange: 'one' is the name of a queue"]));
+    let said = explain("amq.direct", json!({"routing_key": "k"}));
+    assert_eq!(said["routed"], false);
+    let nothing = "exchange 'amq.direct' (direct): no binding takes the key 'k', and there is no alternate exchange";
+    assert_eq!(said["explanation"], json!([nothing]));
+    // By headers, and by the keys of CC.
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-match".into(), AMQPValue::LongString("all".into()));
+    arguments.insert("shop".into(), AMQPValue::LongLongInt(1));
+    peer.bind_with(1, "one", "amq.headers", "", arguments);
+    assert_eq!(explain("amq.headers", json!({"headers": {"shop": 1}}))["queues"], json!(["one"]));
+    assert_eq!(explain("amq.headers", json!({"headers": {"shop": 2}}))["queues"], json!([]));
+    let copied = json!({"routing_key": "c", "properties": {"headers": {"CC": ["a.z"]}}});
+    assert_eq!(explain("x", copied)["queues"], json!(["one", "two"]));
+    assert_eq!(api.post("/api/route/%2F/none", json!({})).status, 404);
+    // Nothing was published.
+    assert_eq!((peer.declare(1, Declare::durable("one")), peer.get(1, "two", true)), ((0, 0), None));
+    peer.publish(1, "one", PLAIN, b"x");
 }

@@ -395,6 +395,25 @@ fn rabbitmqadmin_declares_as_test_libraries_call_it() {
     assert!(tools.admin("show overview").contains("| rabbitmq_version |"));
     assert_eq!(tools.admin("export d.json"), format!("Exported definitions for {} to \"d.json\"\n", url(&tools)));
     assert_eq!(tools.admin("-q import d.json"), "");
+    assert_eq!(tools.admin("declare queue name=orders durable=true auto_delete=false"), "queue declared\n");
+    assert_eq!(tools.admin("declare exchange name=events type=topic durable=true"), "exchange declared\n");
+    assert_eq!(
+        tools.admin("declare binding source=events destination=orders destination_type=queue routing_key=order.#"),
+        "binding declared\n"
+    );
+    assert_eq!(tools.admin("publish exchange=events routing_key=order.new payload=hello"), "Message published\n");
+    assert_eq!(
+        tools.admin("publish exchange=events routing_key=x payload=hello"),
+        "Message published but NOT routed\n"
+    );
+    assert!(tools.admin("list queues").contains("| orders | 1 "), "{}", tools.admin("list queues"));
+    let got = tools.admin("get queue=orders count=1 ackmode=ack_requeue_false");
+    assert!(got.contains("| order.new ") && got.contains("| hello "), "{got}");
+    assert_eq!(tools.admin("purge queue name=orders"), "queue purged\n");
+    assert_eq!(tools.admin("queues declare --name q2 --type quorum"), "queue declared\n");
+    assert_eq!(tools.admin("publish message --routing-key q2 --payload two"), "Message published\n");
+    assert!(tools.admin("get messages --queue q2").contains("| two "));
+    assert_eq!(tools.admin("delete queue name=q2"), "queue deleted\n");
     // The second version's words.
     assert_eq!(tools.admin("users declare --name bob --password pw --tags monitoring"), "user declared\n");
     assert_eq!(tools.admin("--vhost v policies delete --name p"), "policy deleted\n");
@@ -405,4 +424,62 @@ fn rabbitmqadmin_declares_as_test_libraries_call_it() {
     let said = tools.run("rabbitmqadmin", &["-u", "nobody", "list", "queues"]);
     assert!(said.code == 1 && said.err.starts_with("*** Access refused"), "{said:?}");
     assert_eq!(json!(tools.run("rabbitmqadmin", &["declare", "queue"]).code), 1);
+}
+
+#[test]
+fn queues_are_looked_into_redriven_and_explained() {
+    let tools = Tools::new();
+    let mut peer = Peer::open(&tools.broker);
+    peer.declare(1, Declare::durable("dead"));
+    peer.publish(1, "dead", PLAIN, b"one");
+    peer.publish(1, "dead", PLAIN, b"two");
+    assert_eq!(peer.declare(1, Declare::durable("dead")), (2, 0));
+    let seen = tools.ctl(&["-s", "peek", "dead"]);
+    assert_eq!(seen, "0\tready\tfalse\t\tdead\t3\tone\n1\tready\tfalse\t\tdead\t3\ttwo\n");
+    assert!(tools.ctl(&["-s", "peek", "dead", "1", "--count", "5"]).starts_with("1\tready"));
+    assert_eq!(tools.refused(&["peek", "none"]).0, 65);
+    assert_eq!(
+        tools.ctl(&["-q", "redrive", "dead"]),
+        "Moved 0 messages; 2 stay, since no queue is there that they came from\n"
+    );
+    peer.declare(1, Declare::durable("q"));
+    assert_eq!(tools.ctl(&["-q", "redrive", "dead", "--to", "q", "--count", "1"]), "Moved 1 messages\n");
+    assert_eq!(tools.ctl(&["-s", "list_queues"]), "dead\t1\nq\t1\n");
+    assert_eq!(
+        tools.ctl(&["-q", "explain_route", "", "q"]),
+        "the default exchange: 'q' is the name of a queue\nIt reaches: q\n"
+    );
+    assert!(tools.ctl(&["-q", "explain_route", "amq.direct", "k"]).ends_with("It reaches no queue\n"));
+}
+
+#[test]
+fn a_file_is_held_against_a_broker_and_applied() {
+    let tools = Tools::new();
+    Peer::open(&tools.broker).declare(1, Declare::durable("q"));
+    let file = tools.folder.path().join("d.toml");
+    let text = "[[queues]]\nname = 'new'\nvhost = '/'\n\n[[policies]]\nname = 'p'\nvhost = '/'\npattern = '^q'\ndefinition = \
+                { max-length = 5 }\n";
+    std::fs::write(&file, text).unwrap();
+    let check = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+        command.env_clear().env("HOME", tools.folder.path());
+        let output = command.arg("check").args(more).arg("--against").arg(url(&tools)).arg(&file).output().unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), shown.replace(&format!("{}/", tools.folder.path().display()), ""))
+    };
+    let (code, said) = check(&[]);
+    let plan = format!(
+        "+ policy 'p' in vhost '/'\n+ queue 'new' in vhost '/'\nd.toml against {}: 2 to create, 0 to change, 0 conflicts, 0 unchanged",
+        url(&tools)
+    );
+    assert!(code == 0 && said.ends_with(&format!("{plan}\n")), "{said}");
+    assert_eq!(tools.ctl(&["-s", "list_queues"]), "q\t0\n");
+    assert!(check(&["--apply"]).1.ends_with("; applied\n"));
+    assert_eq!(tools.ctl(&["-s", "list_queues"]), "new\t0\nq\t0\n");
+    std::fs::write(&file, "[[queues]]\nname = 'q'\nvhost = '/'\nauto_delete = true\n").unwrap();
+    let (code, said) = check(&[]);
+    assert!(code == 78 && said.contains("! queue 'q' in vhost '/': auto_delete is false, wanted true\n"), "{said}");
+    std::fs::write(&file, "[[queues]]\nname = 'q'\nvhost = 'nowhere'\n").unwrap();
+    let (code, said) = check(&["--apply"]);
+    assert!(code == 78 && said.contains("error: queue 'q' in vhost 'nowhere': there is no virtual host"), "{said}");
 }

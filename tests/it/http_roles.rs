@@ -64,6 +64,8 @@ const MATRIX: &[(&str, &str, &str, [u16; 5])] = &[
     ("POST",   "/queues/w/q/peek",                      "{}", [401, 404, 404, 404, 401]),
     ("POST",   "/queues/v/q/redrive",                   "{}", [401, 200, 200, 200, 200]),
     ("POST",   "/queues/v/none/redrive",                "{}", [401, 404, 404, 404, 404]),
+    ("POST",   "/route/v/amq.topic",                    "{}", [401, 200, 200, 200, 200]),
+    ("POST",   "/route/w/amq.topic",                    "{}", [401, 404, 404, 404, 200]),
     ("GET",    "/queues/v/q/bindings",                  "-",  [401, 200, 200, 200, 200]),
     ("GET",    "/queues/w/q/bindings",                  "-",  [401, 404, 404, 404, 200]),
     ("GET",    "/exchanges",                            "-",  [401, 200, 200, 200, 200]),

@@ -69,6 +69,17 @@ pub const VERBS: &[Verb] = &[
         run: redrive,
     },
     Verb {
+        name: "explain_route",
+        arguments: "<exchange> [<routing_key>]",
+        switches: &[HEADERS],
+        group: "Queues",
+        about: "Says where a message would go, and which bindings say so; publishes nothing",
+        banner: Some(|call| {
+            format!("Asking where exchange '{}' in vhost '{}' routes ...", call.argument(0), call.vhost)
+        }),
+        run: explain,
+    },
+    Verb {
         name: "close_connection",
         arguments: "<connection> [<explanation>]",
         switches: &[],
@@ -221,6 +232,25 @@ fn redrive(call: &Call) -> Outcome {
         text += &format!("; {without_origin} stay, since no queue is there that they came from");
     }
     Ok(Output::Report(text, json!({"moved": moved, "without_origin": without_origin})))
+}
+
+fn explain(call: &Call) -> Outcome {
+    let exchange = if call.argument(0).is_empty() { "amq.default" } else { call.argument(0) };
+    let mut fields = filters(call)?;
+    fields["routing_key"] = call.argument(1).into();
+    let path = format!("/route/{}/{}", call.vhost_segment(), segment(exchange));
+    let said = call.api.post(&path, &fields).map_err(|failure| match failure.status() {
+        Some(404) => Failure::not_found(),
+        _ => failure.into(),
+    })?;
+    let lines = said["explanation"].as_array().into_iter().flatten().filter_map(Json::as_str);
+    let mut text = lines.collect::<Vec<_>>().join("\n");
+    let queues: Vec<_> = said["queues"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+    text += &match queues[..] {
+        [] => "\nIt reaches no queue".to_owned(),
+        ref queues => format!("\nIt reaches: {}", queues.join(", ")),
+    };
+    Ok(Output::Report(text, said.clone()))
 }
 
 fn close(call: &Call, connection: &str, why: &str) -> Result<(), Failure> {
