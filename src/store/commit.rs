@@ -7,7 +7,7 @@ use rocksdb::{WriteBatch, WriteOptions};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Something that has writes waiting: a queue.
@@ -42,9 +42,62 @@ pub(super) struct Pending {
     done: oneshot::Sender<()>,
 }
 
-/// A source with more than this waiting may be left for the next commit, once, if others have less: whoever wants little
-/// from the disk then waits for little.
+/// A source with more than this waiting is heavy.
 const HEAVY_BYTES: usize = 64 << 10;
+/// So long after there was a light one the heavy ones make room for it.
+const LIGHT_MEMORY: Duration = Duration::from_millis(100);
+/// But not for longer than this at a time, however long a write took.
+const HEAVY_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Whose turn it is at the disk: while there are sources that want little from it, those that want much let them pass, and
+/// get half of its time. So whoever wants little waits for little.
+#[derive(Debug, Default)]
+struct Turns {
+    /// When there last was a light source.
+    light: Option<Instant>,
+    /// Heavy ones wait until then.
+    until: Option<Instant>,
+    /// The next write is theirs.
+    heavy_next: bool,
+    /// This write has some of theirs.
+    heavy_now: bool,
+}
+
+impl Turns {
+    /// Leaves in `sources` what is to be written now; gives back what has to wait. `joined`: nothing may be parted.
+    fn divide(&mut self, sources: &mut Vec<Arc<dyn Source>>, joined: bool, now: Instant) -> Vec<Arc<dyn Source>> {
+        let until = self.until.take();
+        let is_heavy = |source: &Arc<dyn Source>| source.waiting_bytes() > HEAVY_BYTES;
+        let (heavy, light): (Vec<_>, Vec<_>) = sources.drain(..).partition(is_heavy);
+        if !light.is_empty() {
+            self.light = Some(now);
+        }
+        let contested = self.light.is_some_and(|seen| now < seen + LIGHT_MEMORY);
+        let must_pause = until.filter(|until| now < *until);
+        let waits = !heavy.is_empty()
+            && !joined
+            && contested
+            && (must_pause.is_some() || !light.is_empty() && !self.heavy_next);
+        self.heavy_next = waits && must_pause.is_none();
+        self.heavy_now = !waits && !heavy.is_empty();
+        *sources = light;
+        if waits {
+            // At once, if they only let the others pass.
+            self.until = Some(must_pause.unwrap_or(now));
+            return heavy;
+        }
+        self.until = must_pause.filter(|_| heavy.is_empty());
+        sources.splice(0..0, heavy);
+        Vec::new()
+    }
+
+    /// A write took so long.
+    fn wrote(&mut self, began: Instant, ended: Instant) {
+        if std::mem::take(&mut self.heavy_now) {
+            self.until = Some(ended + (ended - began).min(HEAVY_PAUSE_MAX));
+        }
+    }
+}
 
 /// Between two looks for room on a full disk.
 const ROOM_LOOKS: Duration = Duration::from_millis(100);
@@ -185,26 +238,33 @@ impl Store {
 
     pub(super) fn commit_loop(&self) {
         let mut reclaim = FxHashMap::default();
-        let mut deferred = false;
+        let mut turns = Turns::default();
         loop {
             let wake = {
                 let mut wake = self.wake.0.lock();
                 while !wake.work {
-                    self.wake.1.wait(&mut wake);
+                    match turns.until {
+                        None => self.wake.1.wait(&mut wake),
+                        Some(until) if self.wake.1.wait_until(&mut wake, until).timed_out() => break,
+                        Some(_) => {}
+                    }
                 }
                 let now = *wake;
                 wake.work = wake.stop;
                 now
             };
-            let more = self.commit(&mut reclaim, &mut deferred);
+            if wake.stop {
+                turns = Turns::default();
+            }
+            let more = self.commit(&mut reclaim, &mut turns);
             if wake.stop && !more {
                 return;
             }
         }
     }
 
-    /// One commit; says whether there was anything to do. `deferred`: the last one left something for this one.
-    fn commit(&self, reclaim: &mut Reclaim, deferred: &mut bool) -> bool {
+    /// One commit; says whether there was anything to do.
+    fn commit(&self, reclaim: &mut Reclaim, turns: &mut Turns) -> bool {
         let mut batch = Batch {
             store: self,
             durable: WriteBatch::default(),
@@ -228,16 +288,14 @@ impl Store {
                 sources.push(source);
             }
             let is_joined = std::mem::take(together.is_joined.get_mut());
-            if !is_joined && !*deferred {
-                self.defer_heavy(&mut sources, deferred);
-            } else {
-                *deferred = false;
-            }
+            let heavy = turns.divide(&mut sources, is_joined, Instant::now());
+            heavy.into_iter().for_each(|source| self.dirty.push(source));
             for source in &sources {
                 source.take(&mut batch);
             }
         }
         let Batch { durable, spill, sync, .. } = batch;
+        let began = Instant::now();
         if !self.await_room(durable.size_in_bytes() + spill.size_in_bytes()) {
             // Nobody is told that it is safe.
             return false;
@@ -245,6 +303,7 @@ impl Store {
         if let Err(error) = self.write(durable, spill, sync) {
             fail(&error);
         }
+        turns.wrote(began, Instant::now());
         let more = !sources.is_empty() || !pending.is_empty();
         for source in sources {
             source.stored();
@@ -257,20 +316,6 @@ impl Store {
         self.relief.notify_waiters();
         self.reclaim(reclaim);
         more
-    }
-
-    /// Leaves sources with much for the next commit, if others have little.
-    fn defer_heavy(&self, sources: &mut Vec<Arc<dyn Source>>, deferred: &mut bool) {
-        let (heavy, light): (Vec<_>, Vec<_>) =
-            sources.drain(..).partition(|source| source.waiting_bytes() > HEAVY_BYTES);
-        if heavy.is_empty() || light.is_empty() {
-            sources.extend(heavy.into_iter().chain(light));
-            return;
-        }
-        *sources = light;
-        *deferred = true;
-        heavy.into_iter().for_each(|source| self.dirty.push(source));
-        self.wake.0.lock().work = true;
     }
 
     fn write(&self, durable: WriteBatch, spill: WriteBatch, sync: bool) -> Result<(), rocksdb::Error> {
@@ -364,6 +409,42 @@ mod tests {
         fn waiting_bytes(&self) -> usize {
             self.bytes
         }
+    }
+
+    #[test]
+    fn heavy_ones_leave_half_of_the_time_to_light_ones() {
+        let (said, _heard) = mpsc::channel();
+        let probe = |name, bytes| Arc::new(Probe { name, bytes, said: Mutex::new(said.clone()) }) as Arc<dyn Source>;
+        let (heavy, light) = (probe("heavy", HEAVY_BYTES + 1), probe("light", 0));
+        let start = Instant::now();
+        let ms = |ms| start + Duration::from_millis(ms);
+        let mut turns = Turns::default();
+        // How many are written, and how many wait.
+        let divide = |turns: &mut Turns, sources: &[&Arc<dyn Source>], joined, at| {
+            let mut sources = sources.iter().map(|source| Arc::clone(source)).collect();
+            let waiting = turns.divide(&mut sources, joined, ms(at)).len();
+            (sources.len(), waiting)
+        };
+        // Alone they need not wait.
+        assert_eq!(divide(&mut turns, &[&heavy], false, 0), (1, 0));
+        turns.wrote(ms(0), ms(8));
+        assert_eq!(divide(&mut turns, &[&heavy], false, 8), (1, 0));
+        turns.wrote(ms(8), ms(16));
+        // A light one goes first, and again for as long as the heavy one has taken.
+        assert_eq!(divide(&mut turns, &[&heavy, &light], false, 17), (1, 1));
+        assert_eq!(turns.until, Some(ms(24)));
+        assert_eq!(divide(&mut turns, &[&heavy, &light], false, 20), (1, 1));
+        assert_eq!(divide(&mut turns, &[&heavy], false, 23), (0, 1));
+        assert_eq!(divide(&mut turns, &[&heavy], true, 23), (1, 0), "joined");
+        turns.wrote(ms(23), ms(1000));
+        assert_eq!(turns.until, Some(ms(1050)));
+        assert_eq!(divide(&mut turns, &[&light], false, 1001), (1, 0));
+        assert_eq!(divide(&mut turns, &[&heavy], false, 1002), (0, 1));
+        assert_eq!(divide(&mut turns, &[&heavy, &light], false, 1050), (1, 1), "the light one passes");
+        assert_eq!(divide(&mut turns, &[&heavy, &light], false, 1050), (2, 0), "once");
+        turns.wrote(ms(1050), ms(1090));
+        // Long after the last light one nobody makes room.
+        assert_eq!(divide(&mut turns, &[&heavy], false, 1150), (1, 0));
     }
 
     /// What is said when both are noted before a commit begins.
