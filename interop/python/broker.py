@@ -12,11 +12,13 @@ import traceback
 
 
 class Broker:
-    def __init__(self, tls=None):
-        """`tls`: the folder of certificates for a second listener, where clients must show one."""
+    def __init__(self, tls=None, http=False):
+        """`tls`: the folder of certificates for a second listener, where clients must show one. `http`: with the
+        management API."""
         self.folder = tempfile.mkdtemp()
         self.port = 0
         self.tls_port = 0
+        self.http_port = "none" if not http else 0
         self.flags = [] if tls is None else [
             "--amqps-port", "0", "--tls-certfile", f"{tls}/server.pem", "--tls-keyfile", f"{tls}/server.key",
             "--tls-cacertfile", f"{tls}/ca.pem", "--tls-verify", "verify_peer", "--tls-fail-if-no-peer-cert", "true"]
@@ -25,10 +27,10 @@ class Broker:
     def start(self):
         self.process = subprocess.Popen(
             [os.environ["LEVERET"], "--data-dir", self.folder, "--bind", "127.0.0.1", "--amqp-port", str(self.port),
-             "--http-port", "none", "--metrics-port", "none", *self.flags],
+             "--http-port", str(self.http_port), "--metrics-port", "none", *self.flags],
             stdout=subprocess.PIPE, text=True)
         # After a restart the ports are known before anybody listens there.
-        listens, listens_tls = False, not self.flags
+        listens, listens_tls, listens_http = False, not self.flags, self.http_port == "none"
         for line in self.process.stdout:
             found = re.search(r"started TCP listener on 127\.0\.0\.1:(\d+)", line)
             if found:
@@ -36,7 +38,10 @@ class Broker:
             found = re.search(r"started TLS \(SSL\) listener on 127\.0\.0\.1:(\d+)", line)
             if found:
                 self.tls_port, listens_tls = int(found[1]), True
-            if listens and listens_tls:
+            found = re.search(r"started HTTP listener on 127\.0\.0\.1:(\d+)", line)
+            if found:
+                self.http_port, listens_http = int(found[1]), True
+            if listens and listens_tls and listens_http:
                 break
         else:
             raise SystemExit("the broker did not start")

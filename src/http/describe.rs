@@ -43,6 +43,8 @@ pub enum Shape {
     List,
     /// A list that has no pages.
     Plain,
+    /// A text, in JSON.
+    Text,
 }
 
 /// What one method of a route says of itself.

@@ -183,6 +183,7 @@ fn responses(route: &Route, method: &Method, words: &Words) -> Json {
     let items = json!({"$ref": "#/components/schemas/Items"});
     let shown = match words.shape {
         Shape::Object => json!({"type": "object"}),
+        Shape::Text => json!({"type": "string"}),
         Shape::Plain => items,
         Shape::List => json!({"oneOf": [items, {"$ref": "#/components/schemas/Page"}]}),
     };

@@ -110,7 +110,11 @@ async fn put(mut request: Request) -> Result<Answer, Failure> {
     let vhost = request.vhost_to_change()?;
     let fields = request.json().await?;
     let durable = flag(&fields, "durable")?;
-    let exclusive = flag(&fields, "exclusive")?;
+    let exclusive = match fields.get("exclusive") {
+        None => false,
+        Some(Json::Bool(exclusive)) => *exclusive,
+        Some(other) => return Err(Failure::of_node(&request, &format!("an \"exclusive\" that is no truth: {other}"))),
+    };
     let auto_delete = flag(&fields, "auto_delete")?;
     let arguments = values::arguments(&fields)?;
     let passive = flag(&fields, "passive")?;

@@ -106,6 +106,11 @@ impl Route {
         self.with(|words| words.shape = Shape::Plain)
     }
 
+    /// It answers with a text.
+    pub fn tells(self) -> Self {
+        self.with(|words| words.shape = Shape::Text)
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Words)) -> Self {
         if let Some(operation) = self.operations.last_mut() {
             change(&mut operation.words);

@@ -12,7 +12,7 @@ pub fn routes() -> Vec<Route> {
         Route::new("/whoami", Role::Management).get(whoami),
         // RabbitMQ's pages asked here, until 4.2, whether to send people to an OAuth 2 provider: this has none.
         Route::new("/auth", Role::Public).get(auth),
-        Route::new("/version", Role::Management).get(version),
+        Route::new("/version", Role::Management).get(version).says("RabbitMQ's version that this stands for").tells(),
     ]
 }
 
