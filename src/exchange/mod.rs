@@ -163,14 +163,23 @@ pub fn check_type_arguments(kind: Type, arguments: &Table) -> Result<(), Refusal
 
 /// Whether a declaration fits the exchange that is there (`rabbit_exchange:assert_equivalence`). Of the arguments only
 /// the alternate exchange counts, whatever the type.
-pub fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> Result<(), Refusal> {
-    declaration::equivalent_field(resource, "type", atom(current.kind), atom(received.kind))?;
-    declaration::equivalent_field(resource, "durable", current.durable, received.durable)?;
-    declaration::equivalent_field(resource, "auto_delete", current.auto_delete, received.auto_delete)?;
-    declaration::equivalent_field(resource, "internal", current.internal, received.internal)?;
+#[cfg(test)]
+fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> Result<(), Refusal> {
+    differences(resource, current, received).next().map_or(Ok(()), Err)
+}
+
+/// All for which it does not, in that order.
+pub fn differences(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> impl Iterator<Item = Refusal> {
     let key = ALTERNATE_EXCHANGE;
-    let (current, received) = (current.arguments.inner().get(key), received.arguments.inner().get(key));
-    declaration::equivalent_argument(resource, key, current, received)
+    let argument = |declared: &Declared<'_>| declared.arguments.inner().get(key).cloned();
+    let checks = [
+        declaration::equivalent_field(resource, "type", atom(current.kind), atom(received.kind)),
+        declaration::equivalent_field(resource, "durable", current.durable, received.durable),
+        declaration::equivalent_field(resource, "auto_delete", current.auto_delete, received.auto_delete),
+        declaration::equivalent_field(resource, "internal", current.internal, received.internal),
+        declaration::equivalent_argument(resource, key, argument(current).as_ref(), argument(received).as_ref()),
+    ];
+    checks.into_iter().filter_map(Result::err)
 }
 
 /// A type's name as Erlang prints an atom: with quotes of its own if it has more than letters in it.

@@ -596,16 +596,28 @@ fn delayed_retry(arguments: &Table, terms: &Terms) -> Option<DelayedRetry> {
 /// Whether a declaration fits the queue that is there, once its exclusive owner has been checked
 /// (`rabbit_amqqueue:assert_equivalence`): durable, auto-delete, then the arguments that the type of the queue *there*
 /// knows. The declaration's own arguments are not checked.
-pub fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> Result<(), Refusal> {
+#[cfg(test)]
+fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> Result<(), Refusal> {
+    differences(resource, current, received).next().map_or(Ok(()), Err)
+}
+
+/// All for which it does not, in that order.
+pub fn differences<'a>(
+    resource: &'a str,
+    current: &'a Declared<'_>,
+    received: &'a Declared<'_>,
+) -> impl Iterator<Item = Refusal> + 'a {
     // An exclusive queue is never durable, whatever was asked for.
     let durable = |declared: &Declared<'_>| declared.durable && !declared.exclusive;
-    declaration::equivalent_field(resource, "durable", durable(current), durable(received))?;
-    declaration::equivalent_field(resource, "auto_delete", current.auto_delete, received.auto_delete)?;
-    for key in QueueType::of(current.arguments).arguments() {
+    let fields = [
+        declaration::equivalent_field(resource, "durable", durable(current), durable(received)),
+        declaration::equivalent_field(resource, "auto_delete", current.auto_delete, received.auto_delete),
+    ];
+    let arguments = QueueType::of(current.arguments).arguments().iter().map(move |key| {
         let (current, received) = (compared(key, current.arguments), compared(key, received.arguments));
-        declaration::equivalent_argument(resource, key, current.as_ref(), received.as_ref())?;
-    }
-    Ok(())
+        declaration::equivalent_argument(resource, key, current.as_ref(), received.as_ref())
+    });
+    fields.into_iter().chain(arguments).filter_map(Result::err)
 }
 
 /// An argument as it is compared and shown: no type is classic, an age is milliseconds.

@@ -147,21 +147,19 @@ impl Vhost {
                 return Err(locked(&queue));
             }
             let identity = &queue.identity;
-            settings::equivalent(
-                &resource,
-                &Declared {
-                    durable: identity.durable,
-                    exclusive: identity.exclusive.is_some(),
-                    auto_delete: identity.auto_delete,
-                    arguments: &identity.arguments,
-                },
-                &Declared {
-                    durable,
-                    // An empty type stands for none only when the queue is new.
-                    arguments: if asked.contains_key("x-queue-type") { &asked } else { &wish.arguments },
-                    ..wish.declared()
-                },
-            )?;
+            let current = Declared {
+                durable: identity.durable,
+                exclusive: identity.exclusive.is_some(),
+                auto_delete: identity.auto_delete,
+                arguments: &identity.arguments,
+            };
+            let received = Declared {
+                durable,
+                // An empty type stands for none only when the queue is new.
+                arguments: if asked.contains_key("x-queue-type") { &asked } else { &wish.arguments },
+                ..wish.declared()
+            };
+            one_of(settings::differences(&resource, &current, &received), actor)?;
             touch(&queue);
             return Ok(((Found::new(queue), false), None));
         }
@@ -391,7 +389,7 @@ impl Vhost {
         let full = self.check_exchange_limit(&resource);
         let mut topology = self.topology.write();
         if let Some(found) = topology.exchanges.get(&*name) {
-            exchange::equivalent(&resource, &found.declared(), &received)?;
+            one_of(exchange::differences(&resource, &found.declared(), &received), actor)?;
             return Ok((false, None));
         }
         if name.starts_with("amq.") {
@@ -584,6 +582,22 @@ impl Vhost {
     pub fn keeps_messages(&self) -> bool {
         self.house.store.durability() != Durability::Memory
     }
+}
+
+/// A client is told the first thing in which its declaration differs, in RabbitMQ's words; the log has all of them.
+fn one_of(differences: impl Iterator<Item = Refusal>, actor: &Actor) -> Result<(), Refusal> {
+    let mut differences = differences.peekable();
+    let Some(first) = differences.next() else { return Ok(()) };
+    if differences.peek().is_some() {
+        let more: Vec<_> = differences.map(|refusal| refusal.text).collect();
+        tracing::warn!(
+            "user '{}' is told of one difference only: {}; also: {}",
+            actor.user,
+            first.text,
+            more.join("; ")
+        );
+    }
+    Err(first)
 }
 
 fn queue_resource(vhost: &str, name: &str) -> String {

@@ -483,3 +483,45 @@ fn a_file_is_held_against_a_broker_and_applied() {
     let (code, said) = check(&["--apply"]);
     assert!(code == 78 && said.contains("error: queue 'q' in vhost 'nowhere': there is no virtual host"), "{said}");
 }
+
+#[test]
+fn a_declaration_that_differs_in_more_than_the_client_is_told_is_logged_whole() {
+    let tools = Tools::new();
+    let mut peer = Peer::open(&tools.broker);
+    peer.declare(1, Declare::durable("q"));
+    let wish = json!({"durable": false, "auto_delete": true, "arguments": {"x-max-length": 5}});
+    let reply = Api::of(&tools.broker).put("/api/queues/%2F/q", wish);
+    let told = "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'false' but current is 'true'";
+    assert!(reply.json()["reason"].as_str().unwrap().contains(told), "{reply:?}");
+    let all = "also: inequivalent arg 'auto_delete' for queue 'q' in vhost '/': received 'true' but current is 'false'; \
+               inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received the value '5' of type 'long' but \
+               current is none";
+    eventually("all differences in the log", || {
+        tools.broker.log().iter().any(|line| line.contains(told) && line.contains(all)).then_some(())
+    });
+}
+
+#[test]
+fn the_server_and_the_tools_answer_to_rabbitmqs_names_in_every_way() {
+    let tools = Tools::new();
+    let folder = TempDir::new().unwrap();
+    let mut command = Command::new(tools.folder.path().join("rabbitmq-server"));
+    let variables = [("LEVERET_DATA_DIR", folder.path().to_str().unwrap()), ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")];
+    command.env_clear().envs(variables).env("RABBITMQ_NODE_PORT", "0").env("LEVERET_HTTP_PORT", "0");
+    command.env("LEVERET_METRICS_PORT", "none").arg("-noinput").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(server.stdout.take().unwrap()));
+    let mut started = lines.map_while(Result::ok).filter(|line| line.contains("Server startup complete"));
+    assert!(started.next().is_some());
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let by_word = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
+        command.env_clear().env("LEVERET_URL", url(&tools));
+        let output = command.args(words).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(by_word(&["rabbitmq-diagnostics", "-q", "ping"]), (0, "Ping succeeded\n".to_owned()));
+    assert_eq!(by_word(&["rabbitmqadmin", "-f", "bash", "list", "vhosts"]), (0, "/\n".to_owned()));
+    assert_eq!(by_word(&["rabbitmq-queues", "peek", "none"]).0, 65);
+}
