@@ -47,6 +47,8 @@ pub mod policy;
 
 pub mod auth;
 
+pub mod metrics;
+
 pub mod clock;
 
 pub mod pace;

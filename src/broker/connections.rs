@@ -1,6 +1,7 @@
 //! The connections that there are, and how many each user and virtual host has.
 
 use crate::amqp::Table;
+use crate::metrics::{Churn, Traffic, Watch};
 use crate::vhost::Vhost;
 use crate::vhost::clients::{Channel, Inside};
 use crate::vhost::events::Tls;
@@ -17,6 +18,9 @@ pub struct Connections {
     all: DashMap<u64, Arc<Registered>>,
     last: AtomicU64,
     counts: Mutex<Counts>,
+    churn: Arc<Churn>,
+    /// What connections that are gone have sent and received. With its lock held a connection's own numbers go over to it.
+    gone: Mutex<Traffic>,
 }
 
 /// A connection as the rest of the broker knows it.
@@ -36,6 +40,10 @@ pub struct Registered {
     opened: OnceLock<Opened>,
     channels: AtomicU32,
     inside: OnceLock<Weak<dyn Inside>>,
+    /// What its socket has sent and received.
+    pub traffic: Arc<Traffic>,
+    /// The same, as it was: octets received and sent.
+    pub watch: Watch<2>,
 }
 
 /// What a connection's task is to do.
@@ -144,6 +152,10 @@ fn reached(limit: Option<u32>, count: usize) -> Option<u32> {
 }
 
 impl Connections {
+    pub fn new(churn: &Arc<Churn>) -> Self {
+        Self { churn: Arc::clone(churn), ..Self::default() }
+    }
+
     /// Counts a connection in that has only just come.
     pub fn register(
         &self,
@@ -165,6 +177,8 @@ impl Connections {
             opened: OnceLock::new(),
             channels: AtomicU32::new(0),
             inside: OnceLock::new(),
+            traffic: Arc::default(),
+            watch: Watch::default(),
         });
         self.all.insert(id, Arc::clone(&registered));
         registered
@@ -172,9 +186,15 @@ impl Connections {
 
     /// Counts it out again.
     pub fn unregister(&self, registered: &Registered) {
-        self.all.remove(&registered.id);
+        {
+            let gone = self.gone.lock();
+            gone.absorb(&registered.traffic);
+            self.all.remove(&registered.id);
+        }
         let Some(opened) = registered.opened() else { return };
+        Churn::count(&self.churn.connection_closed);
         let channels = registered.channels.swap(0, Ordering::Relaxed) as usize;
+        self.churn.channel_closed.fetch_add(channels as u64, Ordering::Relaxed);
         let mut counts = self.counts.lock();
         counts.connections -= 1;
         counts.channels -= channels;
@@ -213,6 +233,7 @@ impl Connections {
         counts.by_user.entry(Arc::clone(&opened.user)).or_default().connections += 1;
         let first = registered.opened.set(opened).is_ok();
         debug_assert!(first, "a connection is opened once");
+        Churn::count(&self.churn.connection_created);
         Ok(())
     }
 
@@ -231,6 +252,7 @@ impl Connections {
         of_user.channels += 1;
         counts.channels += 1;
         registered.channels.fetch_add(1, Ordering::Relaxed);
+        Churn::count(&self.churn.channel_created);
         Ok(())
     }
 
@@ -243,6 +265,17 @@ impl Connections {
             of_user.channels -= 1;
         }
         registered.channels.fetch_sub(1, Ordering::Relaxed);
+        Churn::count(&self.churn.channel_closed);
+    }
+
+    /// What all connections that there ever were have sent and received.
+    pub fn traffic(&self) -> Traffic {
+        let sum = Traffic::default();
+        // Nobody goes over meanwhile: the sum never shrinks.
+        let gone = self.gone.lock();
+        sum.absorb(&gone);
+        self.all.iter().for_each(|one| sum.absorb(&one.traffic));
+        sum
     }
 
     pub fn find(&self, id: u64) -> Option<Arc<Registered>> {

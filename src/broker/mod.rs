@@ -8,6 +8,7 @@ pub mod listeners;
 pub mod login;
 pub mod parameters;
 pub mod readings;
+pub mod statistics;
 pub mod unfinished;
 pub mod users;
 pub mod vhosts;
@@ -19,6 +20,7 @@ use self::alarms::{Alarm, Alarms, Reading, Turned};
 use crate::auth::Rights;
 use crate::clock::Clock;
 use crate::config::{Config, Durability};
+use crate::metrics::Churn;
 use crate::policy::{self, Policy};
 use crate::queue::classic::Memory;
 use crate::queue::settings::QueueType;
@@ -37,6 +39,7 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
+use statistics::Statistics;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -53,12 +56,14 @@ pub struct Broker {
     pub users: Users,
     pub connections: Connections,
     pub listeners: Listeners,
+    pub statistics: Statistics,
     parameters: Parameters,
     /// Whether publishers have to wait.
     pub alarms: Alarms,
     /// What clients have sent of messages that are not published yet.
     pub unfinished: Arc<Unfinished>,
     logins: Logins,
+    started_ms: u64,
 }
 
 /// Why the broker does not start.
@@ -125,6 +130,7 @@ impl Broker {
             queues_max: config.cluster_queue_limit,
             exchanges_max: config.cluster_exchange_limit,
             vhosts: Mutex::default(),
+            churn: Arc::default(),
             next_queue: AtomicU64::new(next_queue),
             next_consumer: AtomicU64::new(0),
         });
@@ -134,9 +140,11 @@ impl Broker {
             users: Users::recover(&house).map_err(unreadable)?,
             parameters: Parameters::recover(&house.store).map_err(unreadable)?,
             logins: Logins::new(&config),
+            started_ms: clock.now_ms(),
+            connections: Connections::new(&house.churn),
             house,
-            connections: Connections::default(),
             listeners: Listeners::default(),
+            statistics: Statistics::new(&config),
             alarms: Alarms::new(config.memory_watermark, config.disk_free_limit),
             unfinished: Unfinished::new(bytes(config.publishing_memory)),
         });
@@ -287,6 +295,36 @@ impl Broker {
         if !self.alarms.active().any() {
             tracing::warn!("no resource limit alarm is left: publishers go on");
         }
+    }
+
+    /// How long the store's commits took.
+    pub fn store_times(&self) -> &store::Times {
+        &self.house.store.times
+    }
+
+    /// What came and went.
+    pub fn churn(&self) -> &Churn {
+        &self.house.churn
+    }
+
+    /// Octets that the store keeps in memory.
+    pub fn store_memory(&self) -> u64 {
+        self.house.store.memory_bytes()
+    }
+
+    /// Milliseconds since it was opened.
+    pub fn uptime_ms(&self) -> u64 {
+        self.now_ms().saturating_sub(self.started_ms)
+    }
+
+    /// When that was.
+    pub fn started_ms(&self) -> u64 {
+        self.started_ms
+    }
+
+    /// Octets of messages in memory.
+    pub fn messages_memory(&self) -> usize {
+        self.house.memory.used()
     }
 
     /// Where to tell what happens.

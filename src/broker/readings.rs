@@ -9,6 +9,44 @@ pub fn memory_used() -> Option<u64> {
     resident.checked_mul(rustix::param::page_size() as u64)
 }
 
+/// What the process uses; 0 for what can't be found out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Octets in memory.
+    pub memory: u64,
+    /// Open files and sockets.
+    pub descriptors: u64,
+    pub threads: u64,
+    pub context_switches: u64,
+}
+
+/// Looks at the process.
+pub fn process() -> Process {
+    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let number = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|line| line.trim_start_matches(':').trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    Process {
+        memory: memory_used().unwrap_or(0),
+        descriptors,
+        threads: number("Threads"),
+        context_switches: number("voluntary_ctxt_switches") + number("nonvoluntary_ctxt_switches"),
+    }
+}
+
+/// How many files and sockets the process may have open.
+pub fn descriptors_max() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many threads the system allows.
+pub fn threads_max() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/threads-max").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
 /// Octets of memory that the process may use: the machine's, or the limit of its control group if that is less.
 pub fn memory_total() -> u64 {
     let system = rustix::system::sysinfo();
@@ -93,6 +131,9 @@ mod tests {
 
     #[test]
     fn this_process_has_memory() {
+        let process = process();
+        assert!(process.threads > 0 && process.descriptors > 2 && process.memory > 1 << 20, "{process:?}");
+        assert!(descriptors_max() > process.descriptors);
         let used = memory_used().unwrap();
         assert!(used > 1 << 20 && used < memory_total());
     }

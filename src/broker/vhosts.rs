@@ -120,6 +120,8 @@ impl Broker {
             }
             let vhost = Arc::clone(vhost);
             vhosts.remove(name);
+            // With the lock held, so that the sum of all never shrinks.
+            self.statistics.absorb(vhost.totals());
             vhost
         };
         tracing::info!("closing all connections in vhost '{name}', which is deleted");

@@ -6,6 +6,7 @@ use super::{Channel, Consumer, Context, Fault, Reply};
 use crate::amqp::method::Id;
 use crate::amqp::{ReplyCode, Table};
 use crate::auth::Access;
+use crate::metrics::{Counts, Stat};
 use crate::queue::Queue;
 use crate::queue::classic::{Acts, Fetched, Joined};
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Outlet, Terms};
@@ -34,6 +35,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Counts acknowledgements, for the queue and for the channel.
+    pub(super) fn count(self, queue: &Queue, count: u64, channel: &Counts) {
+        if self == Self::Done {
+            queue.count(Stat::Ack, count);
+            channel.add(Stat::Ack, count);
+        }
+    }
+
     pub(super) fn apply(self, queue: &Queue, consumer: ConsumerKey, positions: Range<u64>, acts: &mut Acts) {
         match self {
             Self::Done => queue.settle(consumer, positions, acts),
@@ -69,8 +78,9 @@ impl Settlements {
         self.ranges.is_empty()
     }
 
-    pub fn hand_over(&mut self, cx: &mut Context) {
+    pub fn hand_over(&mut self, counts: &Counts, cx: &mut Context) {
         for (queue, consumer, range, outcome) in self.ranges.drain(..) {
+            outcome.count(&queue, range.end - range.start, counts);
             outcome.apply(&queue, consumer, range, &mut cx.acts);
         }
     }
@@ -257,6 +267,8 @@ impl Channel {
                     return Ok(());
                 }
                 Fetched::Empty => {
+                    queue.count(Stat::GetEmpty, 1);
+                    self.gauges.counted.counts.add(Stat::GetEmpty, 1);
                     cx.reply(self.number, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(basic::GetEmpty {})));
                     return Ok(());
                 }

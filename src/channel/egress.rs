@@ -10,6 +10,7 @@ use super::owed::{Owed, Unacked, UnknownTag};
 use crate::amqp::properties::{self, ContentHeader};
 use crate::amqp::{ReplyCode, frame, method};
 use crate::message::{Marks, Message};
+use crate::metrics::{Counted, Stat, Traffic};
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet, Way};
@@ -26,7 +27,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -103,8 +104,8 @@ pub struct Egress {
     writing_task: Mutex<Option<JoinHandle<()>>>,
     runtime: tokio::runtime::Handle,
     this: Weak<Self>,
-    /// Octets written, and when something was last written, in heartbeat ticks.
-    pub written_bytes: AtomicU64,
+    /// What was written.
+    traffic: Arc<Traffic>,
     /// The socket takes no more for now.
     pub stalled: AtomicBool,
     /// The client wants to know when a consumer is cancelled.
@@ -201,7 +202,7 @@ struct Confirms {
 
 impl Egress {
     /// Owns the writing half. To be called from a task; [`Egress::finish`] ends what it began.
-    pub fn new(half: transport::Writer, frame_max: u32) -> Arc<Self> {
+    pub fn new(half: transport::Writer, frame_max: u32, traffic: Arc<Traffic>) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             inbox: SegQueue::new(),
             sent: Mutex::new(Sent { frame_max, ..Sent::default() }),
@@ -216,7 +217,7 @@ impl Egress {
             writing_task: Mutex::new(None),
             runtime: tokio::runtime::Handle::current(),
             this: this.clone(),
-            written_bytes: AtomicU64::new(0),
+            traffic,
             stalled: AtomicBool::new(false),
             cancel_notify: AtomicBool::new(false),
             opener: OnceLock::new(),
@@ -251,6 +252,13 @@ impl Egress {
     /// Publishes are safe, or were refused.
     pub fn confirmed(&self, channel: u16, epoch: u64, sequence: Vec<Range<u64>>, refused: bool) {
         self.inbox.push(Item::Confirmed { channel, epoch, sequence, refused });
+    }
+
+    /// So many publishes were safe after so long.
+    pub fn count_confirmed(&self, took: std::time::Duration, count: u64) {
+        if let Some(opener) = self.opener.get() {
+            opener.vhost.totals().add_confirmed(took, count);
+        }
     }
 
     /// Whether the socket is no more.
@@ -417,7 +425,7 @@ impl Egress {
                 match writer.half.try_write(&writer.buffer[writer.at..]) {
                     Ok(count) => {
                         writer.at += count;
-                        self.written_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                        self.traffic.wrote(count);
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                         self.stalled.store(true, Ordering::Relaxed);
@@ -493,6 +501,8 @@ impl Egress {
                     let message = delivery.run.message(delivery.index);
                     method::write_get_ok(out, channel, state.last_tag, delivery.redelivered, message.address, ready);
                     write_delivered(out, channel, &message, delivery.tally, frame_max);
+                    let stat = if no_ack { Stat::GetNoAck } else { Stat::Get };
+                    count_sent(&state.gauges.counted, stat, &queue, 1, delivery.redelivered);
                     if !no_ack {
                         state.unacked.push(unacked(state.last_tag, &queue, &delivery));
                     }
@@ -542,7 +552,11 @@ impl Egress {
         }
         for channel in confirming {
             if let Some(state) = sent.channels.get_mut(&channel) {
-                state.confirms.write(out, channel);
+                let confirmed = state.confirms.write(out, channel);
+                state.gauges.counted.counts.add(Stat::Confirm, confirmed);
+                if let Some(opener) = opener {
+                    opener.vhost.totals().add_published(Stat::Confirm, confirmed);
+                }
             }
         }
         drop(sent);
@@ -694,7 +708,8 @@ impl Inside for Egress {
 impl Channel {
     /// How others see it.
     fn seen(&self, number: u16) -> clients::Channel {
-        let Gauges { confirms, transactional, prefetch, published, uncommitted, acks_uncommitted } = &*self.gauges;
+        let Gauges { confirms, transactional, prefetch, published, uncommitted, acks_uncommitted, counted } =
+            &*self.gauges;
         let is_listed = |known: &clients::Consumer| !known.queue.identity.name.starts_with(reply_to::PREFIX);
         let consumers = self.consumers.values().map(|consumer| &consumer.known);
         let mut consumers: Vec<_> = consumers.filter(|known| is_listed(known)).cloned().collect();
@@ -708,6 +723,7 @@ impl Channel {
             unconfirmed: published.load(Ordering::Relaxed).saturating_sub(self.confirms.count()),
             uncommitted: uncommitted.load(Ordering::Relaxed),
             acks_uncommitted: acks_uncommitted.load(Ordering::Relaxed),
+            counted: Arc::clone(counted),
             consumers,
         }
     }
@@ -737,6 +753,8 @@ impl Channel {
         }
         let first_tag = self.last_tag + 1;
         self.last_tag += u64::from(count);
+        let stat = if consumer.known.terms.no_ack { Stat::DeliverNoAck } else { Stat::Deliver };
+        count_sent(&self.gauges.counted, stat, &consumer.known.queue, count.into(), delivery.redelivered);
         if !consumer.known.terms.no_ack {
             let due = consumer.known.timeout.map(|timeout| now + timeout);
             let unacked = unacked(first_tag, &consumer.known.queue, delivery);
@@ -763,14 +781,15 @@ impl Confirms {
         self.confirmed + self.safe.count() + self.refused.count()
     }
 
-    /// Writes what can be confirmed in order, gathered.
-    fn write(&mut self, out: &mut Vec<u8>, channel: u16) {
+    /// Writes what can be confirmed in order, gathered; says how many were not refused.
+    fn write(&mut self, out: &mut Vec<u8>, channel: u16) -> u64 {
+        let mut count = 0;
         loop {
             let next = self.confirmed + 1;
             let (range, refused) = match (self.safe.first(), self.refused.first()) {
                 (Some(range), _) if range.start == next => (range, false),
                 (_, Some(range)) if range.start == next => (range, true),
-                _ => return,
+                _ => return count,
             };
             let last = range.end - 1;
             let multiple = last > next;
@@ -779,6 +798,7 @@ impl Confirms {
                 method::write_nack(out, channel, last, multiple, false);
             } else {
                 self.safe.pop_front(u64::MAX);
+                count += range.end - range.start;
                 method::write_ack(out, channel, last, multiple);
             }
             self.confirmed = last;
@@ -789,6 +809,16 @@ impl Confirms {
 /// What the answer to a basic.get keeps in memory, about.
 fn got_bytes(delivery: &Delivery) -> usize {
     delivery.run.message_bytes(delivery.index)
+}
+
+/// Counts what was sent, for the channel and for the queue that it came from.
+fn count_sent(channel: &Counted, stat: Stat, queue: &Queue, count: u64, redelivered: bool) {
+    channel.counts.add(stat, count);
+    queue.count(stat, count);
+    if redelivered {
+        channel.counts.add(Stat::Redeliver, count);
+        queue.count(Stat::Redeliver, count);
+    }
 }
 
 fn unacked(tag: u64, queue: &Arc<Queue>, delivery: &Delivery) -> Unacked {

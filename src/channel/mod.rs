@@ -232,8 +232,9 @@ impl Channel {
         if let Some(sequence) = self.publisher.sequence() {
             self.gauges.published.store(sequence, Ordering::Relaxed);
         }
+        self.publisher.tell(&self.gauges.counted.counts, context.vhost.totals());
         self.publisher.hand_over(self.number, self.epoch, context);
-        self.settlements.hand_over(context);
+        self.settlements.hand_over(&self.gauges.counted.counts, context);
     }
 
     /// Ends the channel: consumers go, unacknowledged messages go back, an open transaction is forgotten.

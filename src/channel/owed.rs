@@ -149,6 +149,8 @@ mod tests {
             timer: Arc::default(),
             host: Weak::<Vhost>::new(),
             expire_at_head: false,
+            totals: Arc::default(),
+            volatile: false,
         };
         let identity = Identity {
             id: 1,

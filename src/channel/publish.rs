@@ -8,6 +8,7 @@ use crate::amqp::table::Fields;
 use crate::amqp::{BASIC, ReplyCode, frame};
 use crate::auth::Access;
 use crate::message::{Marks, Message, Packer, Partial, Run, Traits};
+use crate::metrics::{Counted, Counts, Gathered, Stat, Totals};
 use crate::queue::classic::{Ticket, Waiter};
 use crate::queue::consumer::Outlet;
 use crate::queue::ranges::Ranges;
@@ -21,6 +22,7 @@ use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Routes remembered a channel; with more the memory starts anew.
 const ROUTES_MAX: usize = 4096;
@@ -50,6 +52,11 @@ pub struct Publisher {
     routes: Routes,
     open: Vec<Open>,
     spare: Vec<Packer>,
+    /// Not yet counted: how large messages were, into which exchange the last ones went and out of it how often, and the
+    /// same of the exchanges before it.
+    gathered: Gathered,
+    through: Option<(Arc<Counted>, Passed)>,
+    through_others: Vec<(Arc<Counted>, Passed)>,
     /// Sequence numbers that are safe as soon as the client has what was sent before: nothing was routed.
     unrouted: Vec<Range<u64>>,
 }
@@ -87,6 +94,7 @@ struct Confirmation {
     epoch: u64,
     sequence: Vec<Range<u64>>,
     waiting: AtomicUsize,
+    since: Instant,
     /// Messages of the run that a queue refused.
     refused: Mutex<Ranges>,
 }
@@ -98,6 +106,8 @@ impl Waiter for Confirmation {
         }
         let refused = std::mem::take(&mut *self.refused.lock());
         let (safe, refused) = split(&self.sequence, &refused);
+        let count = safe.iter().map(|range| range.end - range.start).sum();
+        self.egress.count_confirmed(self.since.elapsed(), count);
         for (sequence, refused) in [(safe, false), (refused, true)] {
             if !sequence.is_empty() {
                 self.egress.confirmed(self.channel, self.epoch, sequence, refused);
@@ -136,7 +146,48 @@ fn add(sequence: &mut Vec<Range<u64>>, number: u64) {
     }
 }
 
+/// Messages that went into an exchange, and how often they came out of it.
+#[derive(Debug, Default, Clone, Copy)]
+struct Passed {
+    into: u64,
+    out: u64,
+}
+
 impl Publisher {
+    /// Notes a message, to be counted at the end of the read. In line: the call would cost as much as what it does.
+    #[inline(always)]
+    fn count(&mut self, route: &Route, body_bytes: usize) {
+        self.gathered.add(body_bytes);
+        let out = route.targets.len() as u64;
+        match &mut self.through {
+            Some((exchange, passed)) if Arc::ptr_eq(exchange, &route.exchange) => {
+                passed.into += 1;
+                passed.out += out;
+            }
+            _ => self.count_through_another(route, out),
+        }
+    }
+
+    fn count_through_another(&mut self, route: &Route, out: u64) {
+        // Bounded by what one read holds.
+        let last = self.through.replace((Arc::clone(&route.exchange), Passed { into: 1, out }));
+        self.through_others.extend(last);
+    }
+
+    /// Counts what was noted.
+    pub fn tell(&mut self, channel: &Counts, totals: &Totals) {
+        let mut all = Passed::default();
+        for (exchange, passed) in self.through_others.drain(..).chain(self.through.take()) {
+            exchange.counts.add(Stat::PublishIn, passed.into);
+            exchange.counts.add(Stat::PublishOut, passed.out);
+            all.into += passed.into;
+            all.out += passed.out;
+        }
+        if all.into > 0 {
+            self.gathered.tell(all.into, all.out, channel, totals, self.sequence.is_some());
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.open.is_empty() && self.unrouted.is_empty()
     }
@@ -242,9 +293,11 @@ fn hand_run(run: Run, route: &Arc<Route>, sequence: Vec<Range<u64>>, channel: u1
     let ticket: Option<Ticket> = (!sequence.is_empty()).then(|| {
         let waiting = AtomicUsize::new(route.targets.len());
         let (egress, refused) = (Arc::clone(&cx.egress), Mutex::default());
-        Arc::new(Confirmation { egress, channel, epoch, sequence, waiting, refused }) as _
+        let since = Instant::now();
+        Arc::new(Confirmation { egress, channel, epoch, sequence, waiting, since, refused }) as _
     });
     for queue in &route.targets {
+        queue.count(Stat::Publish, run.count().into());
         queue.publish(&run, ticket.clone(), &mut cx.acts);
     }
 }
@@ -427,7 +480,8 @@ impl Channel {
     /// A large message becomes a run of its own without another copy.
     fn publish_partial(&mut self, partial: Partial, mandatory: bool, cx: &mut Context) -> Result<(), Fault> {
         let message = partial.message();
-        let large = message.body.len() >= 64 << 10;
+        let body_bytes = message.body.len();
+        let large = body_bytes >= 64 << 10;
         if !large || self.tx.is_some() {
             return self.publish(message, mandatory, cx);
         }
@@ -443,6 +497,7 @@ impl Channel {
                 add(&mut sequence, *last);
             }
             let Accepted { route, marks, traits, .. } = accepted;
+            self.publisher.count(&route, body_bytes);
             hand_run(partial.into_run(marks, traits), &route, sequence, number, epoch, cx);
         }
         Ok(())
@@ -507,6 +562,7 @@ impl Channel {
         if let Some(sequence) = &mut self.publisher.sequence {
             *sequence += 1;
         }
+        self.publisher.count(&route, message.body.len());
         if !route.targets.is_empty() {
             let (number, epoch) = (self.number, self.epoch);
             match &mut self.tx {
@@ -522,6 +578,12 @@ impl Channel {
             let mut acts = std::mem::take(&mut cx.acts);
             cx.vhost.trace_publish(&message, &route.targets, &cx.party(self.number), &mut acts);
             cx.acts = acts;
+        }
+        if !route.swallowed {
+            let stat = if mandatory { Stat::ReturnUnroutable } else { Stat::DropUnroutable };
+            self.gauges.counted.counts.add(stat, 1);
+            route.exchange.counts.add(stat, 1);
+            cx.vhost.totals().add_published(stat, 1);
         }
         if mandatory && !route.swallowed {
             let frame_max = cx.limits.frame_max;

@@ -6,6 +6,7 @@ use super::owed::Unacked;
 use super::publish::{self, Publisher};
 use super::{Channel, Context};
 use crate::message::{Message, Run, Traits};
+use crate::metrics::Stat;
 use crate::refusal::{Reason, Refusal};
 use crate::vhost::all_safe::AllSafe;
 use crate::vhost::publish::Route;
@@ -137,6 +138,7 @@ impl Channel {
             for (route, run) in tx.runs {
                 let run = Arc::new(run);
                 for queue in &route.targets {
+                    queue.count(Stat::Publish, run.count().into());
                     queue.publish(&run, Some(commit.ticket()), &mut cx.acts);
                 }
             }
@@ -145,6 +147,7 @@ impl Channel {
             let mut back: Vec<(Unacked, Outcome)> = Vec::new();
             for (unacked, outcome) in tx.settled {
                 let (queue, positions) = (&unacked.queue, unacked.positions());
+                outcome.count(queue, unacked.count, &self.gauges.counted.counts);
                 match outcome {
                     Outcome::Done => queue.settle(unacked.consumer, positions, &mut cx.acts),
                     Outcome::Rejected { failed } => queue.reject(unacked.consumer, positions, failed, &mut cx.acts),

@@ -30,6 +30,8 @@ pub struct Config {
     pub proxies: Option<Vec<Network>>,
     pub http_listener: Option<SocketAddr>,
     pub metrics_listener: Option<SocketAddr>,
+    pub metrics: Metrics,
+    pub statistics: Statistics,
     pub tls: Tls,
 
     pub durability: Durability,
@@ -221,6 +223,36 @@ pub struct Http {
     /// Origins of web pages that may use the API.
     pub cors_allow_origins: Vec<String>,
     pub cors_max_age: Duration,
+    /// Nothing that is counted is shown.
+    pub disable_stats: bool,
+    /// But for how many messages queues hold.
+    pub enable_queue_totals: bool,
+}
+
+/// What is sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statistics {
+    /// Between two samples; `None` if none are taken.
+    pub interval: Option<Duration>,
+    /// Single things whose past is kept.
+    pub histories_max: usize,
+}
+
+/// How metrics are served to Prometheus.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Somebody said where they are served, or that they are not.
+    pub is_wanted: bool,
+    /// Where they are served over TLS, and the certificates for that.
+    pub tls: Option<(SocketAddr, Tls)>,
+    /// With a slash before it and none behind.
+    pub path: String,
+    /// They stand there for each thing.
+    pub per_object: bool,
+    /// So many of a kind are shown one by one.
+    pub objects_max: usize,
+    /// They are found on the ports of the management API as well.
+    pub on_http_port: bool,
 }
 
 /// Which certificates of a client's chain must not be revoked.
@@ -279,7 +311,15 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         meaning.mistake("amqps_port", "needs a certificate and its key: tls.certfile and tls.keyfile");
     }
     let https = meaning.listener("https_port", &bind);
-    let https_tls = meaning.https(&tls);
+    let https_tls = meaning.own_tls("https", &tls);
+    let metrics_tls_listener = meaning.listener("metrics_tls_port", &bind);
+    let metrics_tls = meaning.own_tls("metrics", &tls);
+    if metrics_tls_listener.is_some() && (metrics_tls.certfile.is_none() || metrics_tls.keyfile.is_none()) {
+        meaning.mistake(
+            "metrics_tls_port",
+            "needs a certificate and its key: metrics.certfile and metrics.keyfile, or those of tls",
+        );
+    }
     if https.is_some() && (https_tls.certfile.is_none() || https_tls.keyfile.is_none()) {
         meaning.mistake(
             "https_port",
@@ -294,6 +334,21 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         proxies: meaning.proxies(),
         http_listener: meaning.listener("http_port", &bind),
         metrics_listener: meaning.listener("metrics_port", &bind),
+        metrics: Metrics {
+            is_wanted: meaning.layers.get("metrics_port").is_some(),
+            tls: metrics_tls_listener.map(|address| (address, metrics_tls)),
+            path: meaning.path_prefix("metrics.path"),
+            per_object: meaning.boolean("metrics.per_object"),
+            objects_max: meaning.number("metrics.objects_max").unwrap_or(usize::MAX),
+            on_http_port: meaning.boolean("metrics.on_http_port"),
+        },
+        statistics: Statistics {
+            interval: match meaning.text("statistics.rates_mode").as_str() {
+                "none" => None,
+                _ => Some(meaning.time("statistics.interval")).filter(|interval| !interval.is_zero()),
+            },
+            histories_max: meaning.number("statistics.histories_max").unwrap_or(usize::MAX),
+        },
         bind,
         tls,
 
@@ -385,6 +440,8 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
             path_prefix: meaning.path_prefix("http.path_prefix"),
             cors_allow_origins: meaning.words("http.cors_allow_origins"),
             cors_max_age: meaning.time("http.cors_max_age"),
+            disable_stats: meaning.boolean("http.disable_stats"),
+            enable_queue_totals: meaning.boolean("http.enable_queue_totals"),
         },
 
         product_name: meaning.text("product_name"),
@@ -834,24 +891,27 @@ impl Meaning<'_> {
         Some(proxies)
     }
 
-    /// The certificates of the management API: its own, or the same as everywhere.
-    fn https(&mut self, everywhere: &Tls) -> Tls {
+    /// The certificates of one of the other doors: its own, or the same as everywhere.
+    fn own_tls(&mut self, section: &str, everywhere: &Tls) -> Tls {
+        let key = |name: &str| format!("{section}.{name}");
         let own = Tls {
-            certfile: self.path("https.certfile"),
-            keyfile: self.path("https.keyfile"),
-            cacertfile: self.path("https.cacertfile"),
-            password: Some(self.text("https.password")).filter(|text| !text.is_empty()).map(Secret::new),
-            verify: self.choice("https.verify", &[("verify_none", Verify::None), ("verify_peer", Verify::Peer)]),
-            fail_if_no_peer_cert: self.boolean("https.fail_if_no_peer_cert"),
+            certfile: self.path(&key("certfile")),
+            keyfile: self.path(&key("keyfile")),
+            cacertfile: self.path(&key("cacertfile")),
+            password: Some(self.text(&key("password"))).filter(|text| !text.is_empty()).map(Secret::new),
+            verify: self.choice(&key("verify"), &[("verify_none", Verify::None), ("verify_peer", Verify::Peer)]),
+            fail_if_no_peer_cert: self.boolean(&key("fail_if_no_peer_cert")),
             more_certfiles: Vec::new(),
             ..everywhere.clone()
         };
         match own.verify {
             Verify::None if own.fail_if_no_peer_cert => {
-                self.mistake("https.fail_if_no_peer_cert", "needs https.verify = \"verify_peer\"");
+                let needs = format!("needs {section}.verify = \"verify_peer\"");
+                self.mistake(&key("fail_if_no_peer_cert"), &needs);
             }
             Verify::Peer if own.cacertfile.is_none() => {
-                self.mistake("https.verify", "needs the authorities to trust: https.cacertfile");
+                let needs = format!("needs the authorities to trust: {section}.cacertfile");
+                self.mistake(&key("verify"), &needs);
             }
             _ => {}
         }

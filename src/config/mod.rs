@@ -33,7 +33,8 @@ pub const EXIT_CONFIG: u8 = 78;
 
 pub use ciphers::{Cipher, cipher};
 pub use meaning::{
-    Backend, Config, CrlCheck, DefaultPermissions, Durability, Http, Log, LogFormat, Tls, TlsVersion, Verify, Watermark,
+    Backend, Config, CrlCheck, DefaultPermissions, Durability, Http, Log, LogFormat, Metrics, Tls, TlsVersion, Verify,
+    Watermark,
 };
 pub use network::Network;
 pub use settings::{Default, Kind, SETTINGS, Setting};

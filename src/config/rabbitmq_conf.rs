@@ -133,6 +133,7 @@ pub fn apply(mut lines: Lines, layers: &mut Layers, remarks: &mut Remarks) {
     listener(&mut lines, "http_port", &["management.tcp", "management.listener"], layers);
     listener(&mut lines, "https_port", &["management.ssl"], layers);
     listener(&mut lines, "metrics_port", &["prometheus.tcp"], layers);
+    listener(&mut lines, "metrics_tls_port", &["prometheus.ssl"], layers);
     cors_origins(&mut lines, layers);
     for (prefix, key) in [("ssl_options.versions", "tls.versions"), ("ssl_options.ciphers", "tls.ciphers")] {
         numbered(&mut lines, key, prefix, layers);
@@ -173,6 +174,7 @@ fn listener(lines: &mut Lines, key: &str, prefixes: &[&str], layers: &mut Layers
         let (port_key, ip_key) = (format!("{prefix}.port"), format!("{prefix}.ip"));
         let default = match Setting::of(key).map(|setting| setting.default) {
             // Where it is off unless somebody asks, RabbitMQ's port is meant.
+            Some(Default::Written(r#""none""#)) if key == "metrics_tls_port" => "15691",
             Some(Default::Written(r#""none""#)) => "15671",
             Some(Default::Written(port)) => port,
             _ => continue,
@@ -415,7 +417,6 @@ static RABBITMQS_OTHERS: &[&str] = &[
     "cluster_partition_handling",
     "cluster_tags",
     "collect_statistics",
-    "collect_statistics_interval",
     "consumer_disconnected_timeout",
     "credential_validator",
     "default_limits",

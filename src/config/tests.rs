@@ -616,6 +616,7 @@ fn every_setting_can_be_written_in_every_source() {
                 ("ssl_options.versions.*", _) => "tlsv1.2",
                 ("ssl_options.ciphers.*", _) => "ECDHE-RSA-AES256-GCM-SHA384",
                 ("management.ssl.ip", _) => "127.0.0.1\nmanagement.ssl.certfile = x\nmanagement.ssl.keyfile = x",
+                ("prometheus.ssl.ip", _) => "127.0.0.1\nprometheus.ssl.certfile = x\nprometheus.ssl.keyfile = x",
                 ("listeners.ssl.*", _) => "5671\nssl_options.certfile = x\nssl_options.keyfile = x",
                 (_, "") => "x",
                 (_, text) => text,

@@ -223,8 +223,8 @@ type Outcomes<T> = Result<T, End>;
 /// Serves a client until it goes.
 pub async fn serve(broker: Arc<Broker>, client: Client, guest: Guest) {
     let Client { reader: socket, writer, peer, local, accepted, tls } = client;
-    let egress = Egress::new(writer, broker.config.initial_frame_max);
     let registered = broker.connections.register(peer, local, broker.now_ms(), tls.as_deref().map(shown));
+    let egress = Egress::new(writer, broker.config.initial_frame_max, Arc::clone(&registered.traffic));
     let mut connection = Connection {
         client_properties: Table::default(),
         mechanism: "",
@@ -330,6 +330,7 @@ impl Connection {
                 step = step(&mut buffer, &mut self.socket, pause.as_ref(), has_more) => match step {
                     Step::Read(Ok(0)) => return End::Done,
                     Step::Read(Ok(count)) => {
+                        self.registered.traffic.read(count);
                         last_read = Instant::now();
                         heavy = count >= HEAVY_READ_BYTES;
                     }
@@ -363,7 +364,7 @@ impl Connection {
                     }
                 }
             }
-            let written = self.egress.written_bytes.load(Ordering::Relaxed);
+            let written = self.registered.traffic.sent.load(Ordering::Relaxed);
             if !self.egress.stalled.load(Ordering::Relaxed) || last_taken.1 != written {
                 last_taken = (Instant::now(), written);
             } else if write_timeout.is_some_and(|timeout| last_taken.0.elapsed() >= timeout) {
@@ -382,7 +383,7 @@ impl Connection {
                 }
             }
             if !self.heartbeat.is_zero() {
-                let written = self.egress.written_bytes.load(Ordering::Relaxed);
+                let written = self.registered.traffic.sent.load(Ordering::Relaxed);
                 if written != last_written.1 {
                     last_written = (Instant::now(), written);
                 } else if last_written.0.elapsed() >= self.heartbeat / 2 {

@@ -62,7 +62,7 @@ pub enum Type {
 }
 
 impl Type {
-    const ALL: [Self; 10] = [
+    pub const ALL: [Self; 10] = [
         Self::Direct,
         Self::Fanout,
         Self::Topic,

@@ -5,9 +5,11 @@ use super::answer::{Answer, Failure};
 use super::listing::{list, object};
 use super::request::{Names, Request};
 use super::route::Route;
+use super::stats::{Grids, Group, put_message_stats};
 use super::{connections, consumers};
 use crate::broker::Broker;
 use crate::broker::connections::{Opened, Registered};
+use crate::clock;
 use crate::vhost::clients::Channel;
 use serde_json::{Map, Value as Json};
 use std::sync::Arc;
@@ -68,7 +70,7 @@ async fn get(request: Request) -> Result<Answer, Failure> {
     let found = named(&request.broker, request.name("channel"));
     let (connection, channel) = found.ok_or_else(Failure::no_object)?;
     let opened = connection.opened().ok_or_else(Failure::no_object)?;
-    let mut shown = shown(&connection, opened, &channel, &request);
+    let mut shown = shown(&connection, opened, &channel, &request, &Grids::of(&request.query)?);
     let consumers = channel.consumers.iter();
     let details = consumers.map(|consumer| consumers::shown(&connection, opened, &channel, consumer, &request));
     shown.insert("consumer_details".to_owned(), details.map(Json::Object).collect());
@@ -78,18 +80,25 @@ async fn get(request: Request) -> Result<Answer, Failure> {
 /// Whoever does not monitor sees only their own.
 fn listed(request: &Request, is_meant: impl Fn(&Registered, &Opened) -> bool) -> Result<Answer, Failure> {
     let visitor = request.visitor();
-    let mut items = Vec::new();
+    let (grids, mut items) = (Grids::of(&request.query)?, Vec::new());
     for connection in request.broker.connections.list() {
         let Some(opened) = connection.opened() else { continue };
         if (visitor.is_monitor() || opened.user == visitor.name) && is_meant(&connection, opened) {
-            items.extend(connection.channels().iter().map(|channel| shown(&connection, opened, channel, request)));
+            let channels = connection.channels();
+            items.extend(channels.iter().map(|channel| shown(&connection, opened, channel, request, &grids)));
         }
     }
     list(&request.query, &["vhost", "name"], items)
 }
 
 /// A channel as RabbitMQ lists it; what it counts is left out if the query says `disable_stats`.
-fn shown(connection: &Registered, opened: &Opened, channel: &Channel, request: &Request) -> Map<String, Json> {
+fn shown(
+    connection: &Registered,
+    opened: &Opened,
+    channel: &Channel,
+    request: &Request,
+    grids: &Grids,
+) -> Map<String, Json> {
     let mut shown = Map::new();
     let mut set = |key: &str, value: Json| drop(shown.insert(key.to_owned(), value));
     set("connection_details", connections::details(connection).into());
@@ -99,7 +108,7 @@ fn shown(connection: &Registered, opened: &Opened, channel: &Channel, request: &
     set("user", (&*opened.user).into());
     set("user_who_performed_action", (&*opened.user).into());
     set("vhost", (&*opened.vhost.name).into());
-    if !request.query.is_true("disable_stats") {
+    if !request.without_stats() {
         set("acks_uncommitted", channel.acks_uncommitted.into());
         set("confirm", channel.confirms.into());
         set("consumer_count", channel.consumers.len().into());
@@ -111,6 +120,11 @@ fn shown(connection: &Registered, opened: &Opened, channel: &Channel, request: &
         set("prefetch_count", channel.prefetch.into());
         set("state", "running".into());
         set("transactional", channel.transactional.into());
+        if let Some(at_ms) = channel.counted.watch.recent().idle_since_ms() {
+            set("idle_since", clock::iso(at_ms).into());
+        }
+        let groups = [Group::Published, Group::Delivered];
+        put_message_stats(&mut shown, &channel.counted, &groups, request, grids);
     }
     shown
 }

@@ -5,6 +5,7 @@ use super::answer::{Answer, Failure};
 use super::listing::{list, object};
 use super::request::{Names, Request};
 use super::route::Route;
+use super::stats::{Grids, Past};
 use crate::amqp::table::as_str;
 use crate::broker::Broker;
 use crate::broker::connections::{Opened, Registered};
@@ -75,7 +76,7 @@ async fn list_of_user(request: Request) -> Result<Answer, Failure> {
 async fn get(request: Request) -> Result<Answer, Failure> {
     let connection = named(&request.broker, request.name("connection")).ok_or_else(Failure::no_object)?;
     let opened = connection.opened().ok_or_else(Failure::no_object)?;
-    Ok(object(&request.query, shown(&connection, opened, &request)))
+    Ok(object(&request.query, shown(&connection, opened, &request, &Grids::of(&request.query)?)))
 }
 
 /// Sessions are AMQP 1.0's.
@@ -116,7 +117,8 @@ fn listed(request: &Request, is_meant: impl Fn(&Opened) -> bool) -> Result<Answe
     let all = request.broker.connections.list();
     let seen = all.iter().filter_map(|connection| Some((connection, connection.opened()?)));
     let seen = seen.filter(|(_, opened)| visitor.is_monitor() || opened.user == visitor.name);
-    let items = seen.filter(|(_, opened)| is_meant(opened)).map(|(one, opened)| shown(one, opened, request));
+    let grids = Grids::of(&request.query)?;
+    let items = seen.filter(|(_, opened)| is_meant(opened)).map(|(one, opened)| shown(one, opened, request, &grids));
     list(&request.query, &["vhost", "name"], items.collect())
 }
 
@@ -142,7 +144,7 @@ pub(super) fn details(connection: &Registered) -> Map<String, Json> {
 }
 
 /// A connection as RabbitMQ lists it.
-fn shown(connection: &Registered, opened: &Opened, request: &Request) -> Map<String, Json> {
+fn shown(connection: &Registered, opened: &Opened, request: &Request, grids: &Grids) -> Map<String, Json> {
     let mut shown = Map::new();
     let mut set = |key: &str, value: Json| drop(shown.insert(key.to_owned(), value));
     set("auth_mechanism", opened.mechanism.into());
@@ -176,9 +178,17 @@ fn shown(connection: &Registered, opened: &Opened, request: &Request) -> Map<Str
     }
     set("user_who_performed_action", (&*opened.user).into());
     set("vhost", (&*opened.vhost.name).into());
-    if !request.query.is_true("disable_stats") {
+    if !request.without_stats() {
         set("channels", connection.channel_count().into());
         set("state", "running".into());
+        let [received, reads, sent, writes] = connection.traffic.snapshot();
+        set("recv_cnt", reads.into());
+        set("send_cnt", writes.into());
+        set("send_pend", 0.into());
+        let (broker, grid) = (&request.broker, grids.data_rates);
+        let past = Past::of(&connection.watch, grid, broker.now_ms(), &broker.statistics.histories);
+        past.put(&mut shown, "recv_oct", received, 0);
+        past.put(&mut shown, "send_oct", sent, 1);
     }
     shown
 }

@@ -33,15 +33,20 @@ const HEADERS_MAX: usize = 100;
 /// How long to wait when no connection can be taken.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the management API, until it is dropped and its connections with it.
-pub async fn serve(
-    listener: TcpListener,
-    known: Arc<Listener>,
-    entrance: Entrance,
-    broker: Arc<Broker>,
-    control: Arc<dyn Control>,
-) {
-    let router = TowerToHyperService::new(super::router(&broker, &control));
+/// What is served on a port.
+pub enum Site {
+    /// The management API.
+    Management(Arc<dyn Control>),
+    /// Metrics alone.
+    Metrics,
+}
+
+/// Serves it, until it is dropped and its connections with it.
+pub async fn serve(listener: TcpListener, known: Arc<Listener>, entrance: Entrance, broker: Arc<Broker>, site: Site) {
+    let router = TowerToHyperService::new(match site {
+        Site::Management(control) => super::router(&broker, &control),
+        Site::Metrics => super::prometheus::router(&broker),
+    });
     let places = Arc::new(Semaphore::new(broker.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
     let (crowded, is_crowded) = watch::channel(false);
     let mut clients = JoinSet::new();

@@ -7,6 +7,7 @@ use super::describe::{Field, may};
 use super::listing::{list, object};
 use super::request::{Request, safe_if_any};
 use super::route::Route;
+use super::stats::{Grids, Group, put_message_stats};
 use super::values::{self, flag};
 use crate::definitions::table_to_json;
 use crate::vhost::declare::ExchangeWish;
@@ -40,9 +41,9 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn list_all(request: Request) -> Result<Answer, Failure> {
-    let mut items = Vec::new();
+    let (grids, mut items) = (Grids::of(&request.query)?, Vec::new());
     for vhost in request.vhosts()? {
-        items.extend(vhost.exchanges().iter().map(|exchange| shown(&vhost.name, exchange)));
+        items.extend(vhost.exchanges().iter().map(|exchange| shown(&vhost.name, exchange, &request, &grids)));
     }
     list(&request.query, &["vhost", "name"], items)
 }
@@ -50,7 +51,8 @@ async fn list_all(request: Request) -> Result<Answer, Failure> {
 async fn get(request: Request) -> Result<Answer, Failure> {
     let vhost = request.vhost()?;
     let exchange = vhost.exchange(request.exchange("exchange")).ok_or_else(Failure::no_object)?;
-    Ok(object(&request.query, shown(&vhost.name, &exchange)))
+    let grids = Grids::of(&request.query)?;
+    Ok(object(&request.query, shown(&vhost.name, &exchange, &request, &grids)))
 }
 
 async fn put(mut request: Request) -> Result<Answer, Failure> {
@@ -91,7 +93,7 @@ async fn delete(request: Request) -> Result<Answer, Failure> {
 }
 
 /// An exchange as RabbitMQ lists it: the policy stands there only if there is one.
-fn shown(vhost: &str, exchange: &Listed) -> Map<String, Json> {
+fn shown(vhost: &str, exchange: &Listed, request: &Request, grids: &Grids) -> Map<String, Json> {
     let mut shown = Map::new();
     let mut set = |key: &str, value: Json| drop(shown.insert(key.to_owned(), value));
     set("arguments", table_to_json(&exchange.arguments).into());
@@ -105,5 +107,8 @@ fn shown(vhost: &str, exchange: &Listed) -> Map<String, Json> {
     set("type", exchange.kind.name().into());
     set("user_who_performed_action", (&*exchange.user).into());
     set("vhost", vhost.into());
+    if !request.without_stats() {
+        put_message_stats(&mut shown, &exchange.counted, &[Group::Exchange], request, grids);
+    }
     shown
 }

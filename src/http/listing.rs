@@ -28,6 +28,11 @@ impl Query {
         self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
+    /// All that is said for a key.
+    pub fn all(&self, key: &str) -> Vec<String> {
+        self.0.iter().filter(|(name, _)| name == key).map(|(_, value)| value.clone()).collect()
+    }
+
     pub fn is_true(&self, key: &str) -> bool {
         self.get(key) == Some("true")
     }
@@ -46,14 +51,26 @@ pub fn object(query: &Query, object: Map<String, Json>) -> Answer {
 
 /// Answers with a list. It is sorted by what the query says, and by the fields of `order`.
 pub fn list(query: &Query, order: &[&str], items: Vec<Map<String, Json>>) -> Result<Answer, Failure> {
+    list_of(query, order, items, value_at, |item| item)
+}
+
+/// The same of things of which only those of the page are shown: there may be very many. `key` says what stands at a path of
+/// one (words with dots between them), as `shown` would show it.
+pub fn list_of<T>(
+    query: &Query,
+    order: &[&str],
+    things: Vec<T>,
+    key: impl Fn(&T, &str) -> Json,
+    shown: impl Fn(T) -> Map<String, Json>,
+) -> Result<Answer, Failure> {
     let page = Page::of(query)?;
-    let items = sorted(query, order, items);
     let columns = columns(query);
     let Some(page) = page else {
-        return Ok(Answer::Json(items.into_iter().map(|item| columns.select(Json::Object(item))).collect()));
+        let things = sorted(query, order, things, &key);
+        return Ok(Answer::Json(things.into_iter().map(|thing| columns.select(Json::Object(shown(thing)))).collect()));
     };
-    let total_count = items.len();
-    let items = page.filtered(items);
+    let total_count = things.len();
+    let items = sorted(query, order, page.filtered(things, &key), &key);
     let (from, size) = (usize_of((page.number - 1).saturating_mul(page.size)), usize_of(page.size));
     // An empty list has a first page.
     if from > items.len() {
@@ -63,7 +80,7 @@ pub fn list(query: &Query, order: &[&str], items: Vec<Map<String, Json>>) -> Res
     }
     let filtered_count = items.len();
     let shown: Vec<_> =
-        items.into_iter().skip(from).take(size).map(|item| columns.select(Json::Object(item))).collect();
+        items.into_iter().skip(from).take(size).map(|thing| columns.select(Json::Object(shown(thing)))).collect();
     Ok(Answer::Json(json!({
         "filtered_count": filtered_count,
         "item_count": shown.len(),
@@ -128,10 +145,11 @@ impl Page {
         }
     }
 
-    fn filtered(&self, mut items: Vec<Map<String, Json>>) -> Vec<Map<String, Json>> {
+    fn filtered<T>(&self, mut items: Vec<T>, key: impl Fn(&T, &str) -> Json) -> Vec<T> {
         if let Some(filter) = &self.filter {
             items.retain(|item| {
-                let name = item.get("name").and_then(Json::as_str).unwrap_or_default();
+                let name = key(item, "name");
+                let name = name.as_str().unwrap_or_default();
                 match filter {
                     Filter::Part(part) => name.to_lowercase().contains(part),
                     Filter::Pattern(pattern) => pattern.as_ref().is_some_and(|pattern| pattern.is_match(name)),
@@ -142,11 +160,11 @@ impl Page {
     }
 }
 
-fn sorted(query: &Query, order: &[&str], items: Vec<Map<String, Json>>) -> Vec<Map<String, Json>> {
+fn sorted<T>(query: &Query, order: &[&str], items: Vec<T>, key: impl Fn(&T, &str) -> Json) -> Vec<T> {
     let asked = query.get("sort").filter(|sort| !sort.is_empty());
     let order: Vec<&str> = asked.into_iter().chain(order.iter().copied()).collect();
-    let key = |item: &Map<String, Json>| -> Vec<Json> { order.iter().map(|path| value_at(item, path)).collect() };
-    let mut items: Vec<_> = items.into_iter().map(|item| (key(&item), item)).collect();
+    let keys = |item: &T| -> Vec<Json> { order.iter().map(|path| key(item, path)).collect() };
+    let mut items: Vec<_> = items.into_iter().map(|item| (keys(&item), item)).collect();
     items.sort_by(|(one, _), (other, _)| {
         one.iter()
             .zip(other)
@@ -161,7 +179,7 @@ fn sorted(query: &Query, order: &[&str], items: Vec<Map<String, Json>>) -> Vec<M
 }
 
 /// What a path with dots leads to. "Nothing" comes before everything else, and means 0.
-fn value_at(item: &Map<String, Json>, path: &str) -> Json {
+pub fn value_at(item: &Map<String, Json>, path: &str) -> Json {
     let mut words = path.split('.').filter(|word| !word.is_empty());
     let first = words.next().and_then(|word| item.get(word));
     let found = first.and_then(|first| words.try_fold(first, |value, word| value.get(word)));

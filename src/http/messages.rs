@@ -12,6 +12,7 @@ use super::values;
 use crate::amqp::properties::{self, Property};
 use crate::amqp::table::{Fields, Writer};
 use crate::broker::Broker;
+use crate::metrics::Stat;
 use crate::queue::Queue;
 use crate::queue::classic::{Acts, Fetched};
 use crate::queue::consumer::{ConsumerKey, Delivery};
@@ -304,8 +305,17 @@ async fn fetch(queue: &Queue, no_ack: bool) -> Result<Option<(Delivery, u64)>, F
         let fetched = queue.get(no_ack, &mut acts);
         acts.run();
         match fetched {
-            Fetched::Message { delivery, ready } => return Ok(Some((delivery, ready))),
-            Fetched::Empty => return Ok(None),
+            Fetched::Message { delivery, ready } => {
+                queue.count(if no_ack { Stat::GetNoAck } else { Stat::Get }, 1);
+                if delivery.redelivered {
+                    queue.count(Stat::Redeliver, 1);
+                }
+                return Ok(Some((delivery, ready)));
+            }
+            Fetched::Empty => {
+                queue.count(Stat::GetEmpty, 1);
+                return Ok(None);
+            }
             Fetched::Gone => {
                 return Err(Failure::of_channel(Refusal::not_found(format!("no {}", queue.resource()))));
             }

@@ -15,6 +15,7 @@ mod listing;
 mod openapi;
 mod request;
 mod route;
+mod stats;
 
 mod bindings;
 mod channels;
@@ -34,6 +35,8 @@ mod parameters;
 mod peek;
 mod permissions;
 mod policies;
+mod prometheus;
+mod queue_stats;
 mod queues;
 mod users;
 mod values;
@@ -41,7 +44,7 @@ mod vhosts;
 mod whoami;
 
 pub use control::{Control, Effective, Reloaded};
-pub use door::serve;
+pub use door::{Site, serve};
 
 use crate::broker::Broker;
 use answer::Answer;
@@ -128,6 +131,9 @@ fn router(broker: &Arc<Broker>, control: &Arc<dyn Control>) -> Router {
         _ => Response::default(),
     });
     let reference = any(move || std::future::ready(reference()));
+    if broker.config.metrics.on_http_port {
+        router = prometheus::routes(router, broker);
+    }
     router
         .route(&format!("{prefix}/api"), reference)
         .fallback(|method: Method| std::future::ready(route::nowhere(&method)))

@@ -4,11 +4,12 @@ use super::access::Role;
 use super::answer::{Answer, Failure};
 use super::describe::Kind::{Table, Text, Truth};
 use super::describe::{Field, may, must};
-use super::listing::{list, object};
+use super::listing::{list_of, object};
 use super::request::{Request, safe_if_any};
 use super::route::Route;
+use super::stats::Grids;
 use super::values::{self, flag};
-use super::{connections, consumers};
+use super::{connections, consumers, queue_stats};
 use crate::definitions::table_to_json;
 use crate::policy::{Applied, Policy};
 use crate::queue::Queue;
@@ -62,27 +63,28 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn list_all(request: Request) -> Result<Answer, Failure> {
-    let mut items = Vec::new();
-    for vhost in request.vhosts()? {
-        items.extend(vhost.queues().iter().map(|queue| shown(queue, &request)));
-    }
-    list(&request.query, &["vhost", "name"], items)
+    let queues = request.vhosts()?.iter().flat_map(|vhost| vhost.queues()).collect();
+    listed(&request, queues)
+}
+
+/// Only those of the page are looked at closely.
+fn listed(request: &Request, queues: Vec<Arc<Queue>>) -> Result<Answer, Failure> {
+    let grids = Grids::of(&request.query)?;
+    let shown = |queue: &Arc<Queue>| shown(queue, request, &grids);
+    let key = |queue: &Arc<Queue>, path: &str| queue_stats::key(queue, path, shown);
+    list_of(&request.query, &["vhost", "name"], queues, key, |queue| shown(&queue))
 }
 
 async fn list_of_user(request: Request) -> Result<Answer, Failure> {
     let user = request.name("user");
-    let mut items = Vec::new();
-    for vhost in request.vhosts()? {
-        let queues = vhost.queues();
-        items.extend(queues.iter().filter(|queue| *queue.identity.user == *user).map(|queue| shown(queue, &request)));
-    }
-    list(&request.query, &["vhost", "name"], items)
+    let all = request.vhosts()?.into_iter().flat_map(|vhost| vhost.queues());
+    listed(&request, all.filter(|queue| *queue.identity.user == *user).collect())
 }
 
 async fn get(request: Request) -> Result<Answer, Failure> {
     let queue = request.vhost()?.queue_named(request.name("queue")).ok_or_else(Failure::no_object)?;
-    let mut shown = shown(&queue, &request);
-    if !request.query.is_true("disable_stats") {
+    let mut shown = shown(&queue, &request, &Grids::of(&request.query)?);
+    if !request.without_stats() {
         add_clients(&mut shown, &queue, &request);
     }
     Ok(object(&request.query, shown))
@@ -182,7 +184,7 @@ pub(super) fn to_use(request: &Request) -> Result<(Arc<Vhost>, Arc<Queue>), Fail
 }
 
 /// A queue as RabbitMQ lists it; what it counts is left out if the query says `disable_stats`.
-fn shown(queue: &Arc<Queue>, request: &Request) -> Map<String, Json> {
+fn shown(queue: &Arc<Queue>, request: &Request, grids: &Grids) -> Map<String, Json> {
     let (identity, settings) = (&queue.identity, queue.settings());
     let node = request.broker.events().node();
     let mut shown = Map::new();
@@ -208,16 +210,7 @@ fn shown(queue: &Arc<Queue>, request: &Request) -> Map<String, Json> {
         }
         set("leader", node.into());
     }
-    let without_stats = request.query.is_true("disable_stats");
-    if !without_stats || request.query.is_true("enable_queue_totals") {
-        let counts = queue.counts();
-        set("messages", (counts.ready + counts.unacked).into());
-        set("messages_ready", counts.ready.into());
-        set("messages_unacknowledged", counts.unacked.into());
-        if !without_stats {
-            set("consumers", counts.consumers.into());
-        }
-    }
+    queue_stats::add(&mut shown, queue, request, grids);
     shown
 }
 

@@ -89,6 +89,16 @@ impl Request {
         if self.name("node") == self.broker.events().node() { Ok(()) } else { Err(Failure::no_object()) }
     }
 
+    /// Whether nothing that is counted is to be shown.
+    pub fn without_stats(&self) -> bool {
+        self.broker.config.http.disable_stats || self.query.is_true("disable_stats")
+    }
+
+    /// Whether queues are to show all the same how many messages they hold.
+    pub fn with_queue_totals(&self) -> bool {
+        self.broker.config.http.enable_queue_totals || self.query.is_true("enable_queue_totals")
+    }
+
     /// The virtual hosts that a list is about: the one of the path (or of the header `X-Vhost`, which RabbitMQ's pages
     /// send), or all that who asks may enter, by name.
     pub fn vhosts(&self) -> Result<Vec<Arc<Vhost>>, Failure> {
@@ -249,6 +259,8 @@ mod tests {
             path_prefix: String::new(),
             cors_allow_origins: Vec::new(),
             cors_max_age: time,
+            disable_stats: false,
+            enable_queue_totals: false,
         };
         assert_eq!(read("abcde".into(), &limits).await.unwrap(), "abcde");
         assert!(read("abcdef".into(), &limits).await.is_err());

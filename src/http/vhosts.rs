@@ -7,8 +7,11 @@ use super::describe::{Field, may};
 use super::listing::{list, object};
 use super::request::{Request, safe};
 use super::route::Route;
+use super::stats::{Grids, Group, Past, message_stats};
 use super::values::{self, boolean};
 use crate::broker::users::PermissionRow;
+use crate::metrics::STATS;
+use crate::queue::classic::NUMBERS;
 use crate::queue::settings::QueueType;
 use crate::vhost::{Metadata, Vhost};
 use serde_json::{Map, Value as Json, json};
@@ -50,11 +53,12 @@ async fn list_all(request: Request) -> Result<Answer, Failure> {
     let visitor = request.visitor();
     let mut vhosts = request.broker.list_vhosts();
     vhosts.retain(|vhost| visitor.is_monitor() || visitor.may_enter(&request.broker, &vhost.name));
-    list(&request.query, &["name"], vhosts.iter().map(|vhost| shown(vhost, &request)).collect())
+    let grids = Grids::of(&request.query)?;
+    list(&request.query, &["name"], vhosts.iter().map(|vhost| shown(vhost, &request, &grids)).collect())
 }
 
 async fn get(request: Request) -> Result<Answer, Failure> {
-    Ok(object(&request.query, shown(&*request.vhost()?, &request)))
+    Ok(object(&request.query, shown(&*request.vhost()?, &request, &Grids::of(&request.query)?)))
 }
 
 /// Adds a virtual host, or says all anew of one that is there but whether it is protected. Who adds one may do everything
@@ -144,7 +148,7 @@ async fn start(request: Request) -> Result<Answer, Failure> {
 }
 
 /// A virtual host as RabbitMQ lists it.
-fn shown(vhost: &Vhost, request: &Request) -> Map<String, Json> {
+fn shown(vhost: &Vhost, request: &Request, grids: &Grids) -> Map<String, Json> {
     let metadata = vhost.metadata();
     let queue_type = vhost.default_queue_type().name();
     let mut of_metadata = Map::new();
@@ -164,5 +168,40 @@ fn shown(vhost: &Vhost, request: &Request) -> Map<String, Json> {
     set("metadata", of_metadata.into());
     set("tracing", vhost.is_traced().into());
     set("cluster_state", json!({request.broker.events().node(): "running"}));
+    if !request.without_stats() {
+        put_stats(&mut shown, vhost, request, grids);
+    }
     shown
+}
+
+/// What is counted in it. Octets are those of the connections that are open.
+fn put_stats(shown: &mut Map<String, Json>, vhost: &Vhost, request: &Request, grids: &Grids) {
+    let broker = &request.broker;
+    let past = |grid| Past::<NUMBERS>::of(&vhost.watch, grid, broker.now_ms(), &broker.statistics.histories);
+    let (mut ready, mut unacked) = (0, 0);
+    for queue in vhost.queues() {
+        let counts = queue.counts();
+        ready += counts.ready;
+        unacked += counts.unacked;
+    }
+    past(grids.lengths).put_lengths(shown, ready, unacked, STATS);
+    let groups = [Group::Published, Group::Delivered];
+    let stats = message_stats(&vhost.totals().snapshot().all(), &past(grids.msg_rates), &groups, false);
+    if !stats.is_empty() {
+        shown.insert("message_stats".to_owned(), stats.into());
+    }
+    let (mut octets, mut rates) = ([0, 0], [0.0, 0.0]);
+    for connection in broker.connections.list() {
+        if connection.opened().is_some_and(|opened| opened.vhost.name == vhost.name) {
+            let [received, _, sent, _] = connection.traffic.snapshot();
+            octets[0] += received;
+            octets[1] += sent;
+            let recent = connection.watch.recent();
+            rates.iter_mut().enumerate().for_each(|(at, rate)| *rate += recent.rate(at));
+        }
+    }
+    for ((name, octets), rate) in ["recv_oct", "send_oct"].into_iter().zip(octets).zip(rates) {
+        shown.insert(name.to_owned(), octets.into());
+        shown.insert(format!("{name}_details"), json!({"rate": rate}));
+    }
 }

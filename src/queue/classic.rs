@@ -9,12 +9,15 @@ use super::deadlines::Deadlines;
 use super::log;
 use super::settings::{DELIVERY_LIMIT_DEFAULT, QueueType, Settings};
 use super::state::browse::Seen;
-use super::state::{Commit, Dead, Effects, Facts, Got, InUse, Load, Mark, Priorities, Recovered, Rules, State, Writes};
+use super::state::{
+    Commit, Dead, Effects, Facts, Got, InUse, Load, Look, Mark, Priorities, Recovered, Rules, State, Writes,
+};
 use super::tallies::{self, Tallies};
 use super::timer::Timer;
 use crate::amqp::Table;
 use crate::clock::Clock;
 use crate::message::Run;
+use crate::metrics::{self, Kind, STATS, Sample, Stat, Totals, Watch};
 use crate::store::{self, Batch, Durability, Source, Store};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -22,7 +25,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Waits until what it was handed in with is safe.
@@ -53,6 +56,10 @@ pub struct Surroundings {
     pub host: Weak<dyn Host>,
     /// Messages expire when they reach the head, as in RabbitMQ, even if somebody waits for them as dead letters.
     pub expire_at_head: bool,
+    /// What is counted of all of them.
+    pub totals: Arc<Totals>,
+    /// Queues for direct answers, which are counted apart.
+    pub volatile: bool,
 }
 
 pub type Ticket = Arc<dyn Waiter>;
@@ -118,7 +125,20 @@ pub struct Queue {
     inner: Mutex<Inner>,
     around: Surroundings,
     this: Weak<Self>,
+    kind: Kind,
+    /// What was done with its messages.
+    pub counted: metrics::Counts,
+    /// The same and its lengths, as they were.
+    pub watch: Watch<NUMBERS>,
+    /// See [`Queue::capacity`]; the bits of it.
+    capacity: AtomicU64,
 }
+
+/// How much the last look counts in [`Queue::capacity`].
+const CAPACITY_SHARE: f64 = 0.3;
+
+/// What is sampled of a queue: its counters, and behind them how many messages are ready, and out.
+pub const NUMBERS: usize = STATS + 2;
 
 struct Inner {
     state: State<Ticket>,
@@ -357,6 +377,11 @@ impl Queue {
         rows: Rows,
         around: &Surroundings,
     ) -> Arc<Self> {
+        let kind = match settings.queue_type {
+            _ if around.volatile => Kind::Volatile,
+            QueueType::Quorum => Kind::Quorum,
+            _ => Kind::Classic,
+        };
         Arc::new_cyclic(|this| Self {
             identity,
             settings: ArcSwap::from_pointee(settings),
@@ -376,7 +401,54 @@ impl Queue {
             }),
             around: around.clone(),
             this: this.clone(),
+            kind,
+            counted: metrics::Counts::default(),
+            watch: Watch::default(),
+            capacity: AtomicU64::new(0),
         })
+    }
+
+    /// Counts something that was done with its messages, for it and for its virtual host.
+    pub fn count(&self, stat: Stat, count: u64) {
+        self.counted.add(stat, count);
+        // A publish counts once, however many queues it reaches.
+        if stat != Stat::Publish {
+            self.around.totals.add(self.kind, stat, count);
+        }
+    }
+
+    /// Takes a sample of its numbers; says how long it is.
+    pub fn sample(&self, at_ms: u64) -> Counts {
+        let (ready, unacked, consumers, is_blocked) = {
+            let state = &self.inner.lock().state;
+            (state.ready(), state.unacked(), state.consumer_count(), state.is_blocked())
+        };
+        let mut values = [0; NUMBERS];
+        values[..STATS].copy_from_slice(&self.counted.snapshot().0);
+        [values[STATS], values[STATS + 1]] = [ready, unacked];
+        self.watch.push(Sample { at_ms, values });
+        let seen = if consumers > 0 && !is_blocked { 1.0 } else { 0.0 };
+        let capacity = match consumers {
+            0 => 0.0,
+            _ => self.capacity() + CAPACITY_SHARE * (seen - self.capacity()),
+        };
+        self.capacity.store(capacity.to_bits(), Ordering::Relaxed);
+        Counts { ready, unacked, consumers }
+    }
+
+    /// In what part of the recent looks its consumers took whatever there was, from 0 to 1.
+    pub fn capacity(&self) -> f64 {
+        f64::from_bits(self.capacity.load(Ordering::Relaxed))
+    }
+
+    /// All that it shows of its messages.
+    pub fn look(&self) -> Look {
+        self.inner.lock().state.look()
+    }
+
+    /// Octets of it in memory, but for what the allocator adds.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.inner.lock().state.memory_bytes()
     }
 
     /// What it does now: its arguments, and its policies.
@@ -730,6 +802,9 @@ impl Queue {
 
     fn loaded(&self, load: Load, block: Option<store::Block>) {
         let mut acts = Acts::default();
+        if let Some((_, run)) = &block {
+            self.count(Stat::DiskReads, run.count().into());
+        }
         let lost = self
             .apply(&mut acts, (), |state, (), now_ms, effects| state.loaded(load, block, now_ms, effects))
             .unwrap_or(0);
@@ -754,6 +829,10 @@ impl Queue {
 
     fn write(&self, writes: &Writes, rows: &mut FxHashMap<u8, Range<u64>>, batch: &mut Batch<'_>) {
         let id = self.identity.id;
+        let written: u64 = writes.blocks.iter().map(|block| u64::from(block.run.count())).sum();
+        if written > 0 {
+            self.count(Stat::DiskWrites, written);
+        }
         for block in &writes.blocks {
             batch.put_block(id, block.first, &block.run, block.persistent);
             if let Some(facts) = &block.facts {

@@ -130,6 +130,8 @@ pub struct Shared {
     pub pinned: [Option<u64>; 2],
     /// Something left memory: its bodies are known by averages.
     pub averaged: bool,
+    /// When the call began that the machine is in, or the queue was opened.
+    pub now_ms: u64,
 }
 
 impl Shared {
@@ -152,6 +154,8 @@ struct Segment {
     stored: Stored,
     /// Octets of its messages' bodies; unknown for what was recovered without facts.
     body_bytes: Option<u64>,
+    /// When its first and its last message came, as far as is known; in between they are taken to have come evenly.
+    came_ms: [u64; 2],
     /// Those of its messages that expire. A segment with deadlines is one block.
     deadlines: Option<Box<Deadlines>>,
 }
@@ -185,6 +189,13 @@ impl Segment {
         }
     }
 
+    /// When the message at a position came.
+    fn came_at(&self, position: u64) -> u64 {
+        let [first, last] = self.came_ms;
+        let share = u128::from(last.saturating_sub(first)) * u128::from(position.saturating_sub(self.first));
+        first.saturating_add(u64::try_from(share / u128::from(self.count.max(1))).unwrap_or(u64::MAX))
+    }
+
     /// The part of its run that a range of positions is.
     fn indexes(&self, range: &Range<u64>) -> Range<u32> {
         let index = |position: u64| u32::try_from(position - self.first).unwrap_or(u32::MAX);
@@ -208,6 +219,29 @@ pub struct Piece {
     pub count: u32,
     /// They were out before.
     pub redelivered: bool,
+}
+
+/// What a log holds, ready or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Octets of all bodies; where messages are on disk as far as their average tells.
+    pub bytes: u64,
+    /// Messages in memory.
+    pub memory: u64,
+    pub memory_bytes: u64,
+    /// Messages that survive a restart.
+    pub persistent: u64,
+    pub persistent_bytes: u64,
+}
+
+impl std::ops::AddAssign for Holdings {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.memory += other.memory;
+        self.memory_bytes += other.memory_bytes;
+        self.persistent += other.persistent;
+        self.persistent_bytes += other.persistent_bytes;
+    }
 }
 
 /// Messages whose time has come.
@@ -298,11 +332,11 @@ pub struct Log {
 impl Log {
     pub fn new(level: u8) -> Self {
         let mark = Mark::new(level);
-        Self::recovered(level, Recovered { first_block: mark.next, mark, ..Recovered::default() })
+        Self::recovered(level, Recovered { first_block: mark.next, mark, ..Recovered::default() }, 0)
     }
 
-    /// A level as it was.
-    pub fn recovered(level: u8, found: Recovered) -> Self {
+    /// A level as it was. When its messages came is not on disk: they count as having come now.
+    pub fn recovered(level: u8, found: Recovered, now_ms: u64) -> Self {
         let Recovered { mark, settled, first_block, facts } = found;
         let next = mark.next.max(mark.delivered_below);
         let mut ready: Ranges = std::iter::once(mark.low_water..mark.next).collect();
@@ -333,7 +367,7 @@ impl Log {
             facts: !facts.is_empty(),
             mark,
         };
-        log.recover_segments(first_block, facts);
+        log.recover_segments(first_block, facts, now_ms);
         // Positions that were promised as "perhaps delivered" but never given to a message stay unused.
         if log.stored_next < next {
             log.skip(log.stored_next..next);
@@ -342,7 +376,7 @@ impl Log {
     }
 
     /// What lies on disk: a segment for each block with facts, one for all blocks between.
-    fn recover_segments(&mut self, first_block: u64, facts: Vec<(u64, Facts)>) {
+    fn recover_segments(&mut self, first_block: u64, facts: Vec<(u64, Facts)>, now_ms: u64) {
         if self.ready.is_empty() {
             return;
         }
@@ -366,6 +400,7 @@ impl Log {
                 body: Body::Disk,
                 stored: Stored::Yes,
                 body_bytes,
+                came_ms: [now_ms; 2],
                 deadlines,
             });
         };
@@ -416,6 +451,7 @@ impl Log {
             body_bytes: Some(run.body_bytes()),
             body: Body::Memory(run),
             stored: Stored::No,
+            came_ms: [shared.now_ms; 2],
             deadlines: deadlines.map(Box::new),
         });
         self.ready.insert(first..first + count);
@@ -502,6 +538,55 @@ impl Log {
             at += 1;
         }
         bytes
+    }
+
+    /// How many messages of a range are in memory.
+    pub fn in_memory_count(&self, range: Range<u64>) -> u64 {
+        let in_memory = self.segments_in(&range).filter(|segment| matches!(segment.body, Body::Memory(_)));
+        in_memory.map(|segment| segment.end().min(range.end) - segment.first.max(range.start)).sum()
+    }
+
+    /// When the message at a position came, if it is there.
+    pub fn came_at(&self, position: u64) -> Option<u64> {
+        self.segment_at(position).map(|at| self.segments[at].came_at(position))
+    }
+
+    /// All that is not settled.
+    pub fn live(&self) -> Vec<Range<u64>> {
+        self.settled.difference(self.low_water..self.next)
+    }
+
+    /// What is not settled, by where and of what kind it is: counts and octets of bodies.
+    pub fn holdings(&self) -> Holdings {
+        let mut held = Holdings::default();
+        let live = self.live();
+        let mut parts = live.iter().cloned().peekable();
+        for segment in self.segments.iter().filter(|segment| segment.live > 0) {
+            let mut bytes = 0;
+            while let Some(part) = parts.peek().filter(|part| part.start < segment.end()) {
+                let within = part.start.max(segment.first)..part.end.min(segment.end());
+                if !within.is_empty() {
+                    bytes += match &segment.body {
+                        Body::Memory(run) => run.body_bytes_of(segment.indexes(&within)),
+                        Body::Disk => segment.average(&within),
+                    };
+                }
+                if part.end > segment.end() {
+                    break;
+                }
+                parts.next();
+            }
+            held.bytes += bytes;
+            if matches!(segment.body, Body::Memory(_)) {
+                held.memory += segment.live;
+                held.memory_bytes += bytes;
+            }
+            if segment.persistent {
+                held.persistent += segment.live;
+                held.persistent_bytes += bytes;
+            }
+        }
+        held
     }
 
     /// The parts of a range of not settled positions of which nothing is left, in memory or on disk.
@@ -728,8 +813,12 @@ impl Log {
         let rest_bytes = body_bytes.zip(run.as_ref()).map(|(all, run)| all.saturating_sub(run.body_bytes()));
         let rest_count = rests.iter().map(|rest| rest.end - rest.start).sum::<u64>().max(1);
         let deadlines = self.segments[at].deadlines.take();
+        let segment = &self.segments[at];
+        let came = |part: &Range<u64>| [segment.came_at(part.start), segment.came_at(part.end)];
+        let rests = rests.map(|rest| (came(&rest), rest));
+        let run_came = came(&(start..block_end));
         self.segments.remove(at);
-        for rest in rests {
+        for (came_ms, rest) in rests {
             let (live, count) = (self.live_in(rest.clone()), rest.end - rest.start);
             if live > 0 {
                 self.segments.insert(
@@ -744,6 +833,7 @@ impl Log {
                         stored: Stored::Yes,
                         body_bytes: rest_bytes
                             .map(|bytes| bytes / rest_count * count + bytes % rest_count * count / rest_count),
+                        came_ms,
                         deadlines: None,
                     },
                 );
@@ -767,6 +857,7 @@ impl Log {
                         body_bytes: Some(run.body_bytes()),
                         body: Body::Memory(run),
                         stored: Stored::Yes,
+                        came_ms: run_came,
                         deadlines,
                     },
                 );
@@ -889,11 +980,13 @@ impl Log {
         let count = self.segments.range(start..end).map(|segment| segment.count).sum::<u64>();
         debug_assert_eq!(count, u64::from(joined.count()));
         let live = self.segments.range(start..end).map(|segment| segment.live).sum();
+        let last_came_ms = self.segments[end - 1].came_ms[1];
         shared.memory_bytes -= runs.iter().map(|run| run.bytes()).sum::<usize>();
         shared.memory_bytes += joined.bytes();
         self.segments.drain(start + 1..end);
         let segment = &mut self.segments[start];
         segment.body_bytes = Some(joined.body_bytes());
+        segment.came_ms[1] = last_came_ms;
         (segment.count, segment.live, segment.body) = (count, live, Body::Memory(Arc::new(joined)));
         segment.deadlines = deadlines.map(Box::new);
     }
@@ -999,11 +1092,13 @@ impl Log {
                 && segment.end() == next.first;
             if alike {
                 let (count, live, body_bytes) = (next.count, next.live, next.body_bytes);
+                let last_came_ms = next.came_ms[1];
                 self.segments.remove(at + 1);
                 end -= 1;
                 let segment = &mut self.segments[at];
                 segment.count += count;
                 segment.live += live;
+                segment.came_ms[1] = last_came_ms;
                 segment.body_bytes = segment.body_bytes.zip(body_bytes).map(|(a, b)| a + b);
             } else {
                 at += 1;

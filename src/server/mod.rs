@@ -5,11 +5,11 @@ mod reload;
 mod supervisor;
 
 use crate::admission::{self, Door};
-use crate::broker::listeners::{Certificates, Errors, Listener, Protocol};
+use crate::broker::listeners::{BACKLOG, Certificates, Errors, Listener, Protocol};
 use crate::broker::{Broker, StartError};
 use crate::config::{Config, EXIT_CONFIG, Sources, Tls};
 use crate::definitions::{self, Document};
-use crate::http::Control;
+use crate::http::{Control, Site};
 use crate::store::OpenError;
 use crate::transport::tls::{Acceptor, Mistake};
 use crate::transport::{Entrance, Refused};
@@ -37,8 +37,6 @@ pub mod exit {
     pub const HURRIED: u8 = 130;
 }
 
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 4096;
 /// How long to wait for descriptors when there are none.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Those who are turned away are told of once in this time.
@@ -91,7 +89,7 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
         (Err(mistake), _) | (_, Err(mistake)) => return fail(EXIT_CONFIG, &mistake.to_string()),
     };
     let amqp = entrances.iter().map(|(address, entrance)| (reload::Door::Amqp, *address, entrance));
-    let of_http = http_entrances.iter().map(|(address, entrance, _)| (reload::Door::Http, *address, entrance));
+    let of_http = http_entrances.iter().map(|one| (one.door, one.address, &one.entrance));
     let acceptors =
         amqp.chain(of_http).filter_map(|(door, address, entrance)| Some((door, address, entrance.tls.clone()?)));
     let reloader = Reloader::new(sources, acceptors.collect());
@@ -111,15 +109,18 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
         }
     }
     let mut http = Vec::new();
-    for (address, entrance, flag) in http_entrances {
-        match bind(address) {
-            Ok(socket) => http.push((socket, entrance)),
+    for one in http_entrances {
+        match bind(one.address) {
+            Ok(socket) => http.push((socket, one)),
             Err(error) => {
-                let text = format!(
-                    "can't listen on {address} for the management API: {error}; is another broker running? Choose another \
-                     port with --{flag}, or none"
-                );
-                return fail(exit::PORT, &text);
+                let (address, what, flag) = (one.address, one.what(), one.flag);
+                let text = format!("can't listen on {address} for {what}: {error}; is another broker running?");
+                // Nobody asked for the port of the metrics: they are not worth that two brokers can't run side by side.
+                if one.door == reload::Door::Metrics && !config.metrics.is_wanted {
+                    tracing::warn!("{text} There are no metrics; choose another port with --{flag}, or none");
+                    continue;
+                }
+                return fail(exit::PORT, &format!("{text} Choose another port with --{flag}, or none"));
             }
         }
     }
@@ -158,20 +159,33 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
     // Before anybody publishes. An alarm keeps nobody from connecting.
     broker.look();
     let watch = tokio::spawn(Arc::clone(&broker).watch());
-    let mut accepting = vec![time, watch];
+    let statistics = tokio::spawn(Arc::clone(&broker).keep_statistics());
+    let mut accepting = vec![time, watch, statistics];
     let hearing = tokio::spawn(hear(hangup, Arc::clone(&reloader)));
     accepting.push(hearing);
-    for (socket, entrance) in http {
+    for (socket, HttpEntrance { door, entrance, .. }) in http {
         let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,
             Err(error) => return fail(exit::PORT, &format!("can't listen: {error}")),
         };
-        let certificates = config.http.tls.as_ref().filter(|_| entrance.tls.is_some()).map(|(_, tls)| tls);
-        let known = open(&broker, Protocol::Http, &listener, certificates);
-        let kind = if entrance.tls.is_some() { "HTTPS" } else { "HTTP" };
+        let (protocol, tls) = match door {
+            reload::Door::Metrics => (Protocol::Prometheus, &config.metrics.tls),
+            _ => (Protocol::Http, &config.http.tls),
+        };
+        let certificates = tls.as_ref().filter(|_| entrance.tls.is_some()).map(|(_, tls)| tls);
+        let known = open(&broker, protocol, &listener, certificates);
+        let kind = match (protocol, entrance.tls.is_some()) {
+            (Protocol::Prometheus, false) => "Prometheus",
+            (Protocol::Prometheus, true) => "Prometheus (TLS)",
+            (_, false) => "HTTP",
+            (_, true) => "HTTPS",
+        };
         tracing::info!("started {kind} listener on {}", known.address);
-        let control = Arc::clone(&reloader) as Arc<dyn Control>;
-        accepting.push(tokio::spawn(crate::http::serve(listener, known, entrance, Arc::clone(&broker), control)));
+        let site = match protocol {
+            Protocol::Prometheus => Site::Metrics,
+            _ => Site::Management(Arc::clone(&reloader) as Arc<dyn Control>),
+        };
+        accepting.push(tokio::spawn(crate::http::serve(listener, known, entrance, Arc::clone(&broker), site)));
     }
     for (socket, entrance) in sockets {
         let listener = match socket.listen(BACKLOG) {
@@ -230,16 +244,41 @@ fn entrances(config: &Config) -> Result<Vec<(SocketAddr, Entrance)>, Mistake> {
     Ok(entrances)
 }
 
-/// Where the management API is served, and how; and the flag that says so.
-fn http_entrances(config: &Config) -> Result<Vec<(SocketAddr, Entrance, &'static str)>, Mistake> {
-    // The PROXY protocol is for AMQP; proxies of HTTP speak HTTP.
-    let entrance = |tls| Entrance { tls, proxies: None, timeout: config.handshake_timeout };
-    let plain = config.http_listener.map(|address| (address, entrance(None), "http-port"));
-    let mut entrances: Vec<_> = plain.into_iter().collect();
-    if let Some((address, tls)) = &config.http.tls {
-        entrances.push((*address, entrance(Some(Acceptor::open(tls)?)), "https-port"));
+/// Where HTTP is spoken.
+struct HttpEntrance {
+    door: reload::Door,
+    address: SocketAddr,
+    entrance: Entrance,
+    /// The flag that says so.
+    flag: &'static str,
+}
+
+impl HttpEntrance {
+    fn what(&self) -> &'static str {
+        if self.door == reload::Door::Metrics { "Prometheus" } else { "the management API" }
     }
-    Ok(entrances)
+}
+
+/// Where the management API and metrics are served, and how.
+fn http_entrances(config: &Config) -> Result<Vec<HttpEntrance>, Mistake> {
+    use reload::Door;
+    let open = |door, listener: Option<SocketAddr>, tls: Option<&Tls>, flag| -> Result<_, Mistake> {
+        let Some(address) = listener else { return Ok(None) };
+        let tls = tls.map(Acceptor::open).transpose()?;
+        // The PROXY protocol is for AMQP; proxies of HTTP speak HTTP.
+        let entrance = Entrance { tls, proxies: None, timeout: config.handshake_timeout };
+        Ok(Some(HttpEntrance { door, address, entrance, flag }))
+    };
+    let secure = |tls: &Option<(SocketAddr, Tls)>| tls.as_ref().map(|(address, _)| *address);
+    let certificates = |tls: &'_ Option<(SocketAddr, Tls)>| tls.as_ref().map(|(_, tls)| tls.clone());
+    let (https, metrics) = (&config.http.tls, &config.metrics.tls);
+    let all = [
+        open(Door::Http, config.http_listener, None, "http-port")?,
+        open(Door::Http, secure(https), certificates(https).as_ref(), "https-port")?,
+        open(Door::Metrics, config.metrics_listener, None, "metrics-port")?,
+        open(Door::Metrics, secure(metrics), certificates(metrics).as_ref(), "metrics-tls-port")?,
+    ];
+    Ok(all.into_iter().flatten().collect())
 }
 
 /// Reads again what can be, whenever SIGHUP says so.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub enum Door {
     Amqp,
     Http,
+    Metrics,
 }
 
 pub struct Reloader {
@@ -57,6 +58,7 @@ impl Reloader {
             let tls: Option<&Tls> = match door {
                 Door::Amqp => Some(&config.tls),
                 Door::Http => config.http.tls.as_ref().map(|(_, tls)| tls),
+                Door::Metrics => config.metrics.tls.as_ref().map(|(_, tls)| tls),
             };
             // A listener that the settings have no more serves on until the next start.
             let Some(tls) = tls else { continue };

@@ -273,6 +273,7 @@ impl Store {
             buffer: Vec::new(),
             sync: false,
         };
+        let begun = Instant::now();
         let mut sources = Vec::new();
         let pending;
         {
@@ -312,6 +313,9 @@ impl Store {
             // Whoever asked may be gone.
             let _ = pending.done.send(());
         }
+        if more {
+            self.times.commit.add(begun.elapsed(), 1);
+        }
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.relief.notify_waiters();
         self.reclaim(reclaim);
@@ -327,7 +331,10 @@ impl Store {
         if !durable.is_empty() {
             let mut options = WriteOptions::default();
             options.set_sync(sync || self.durability == Durability::Fsync);
+            let (begun, bytes) = (Instant::now(), durable.size_in_bytes() as u64);
             self.db.write_opt(durable, &options)?;
+            self.times.sync.add(begun.elapsed(), 1);
+            self.times.written_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ pub use commit::{Batch, Change, Committed, Source};
 pub use read::{Block, Recovered};
 pub use room::{Disk, disk};
 
+use crate::metrics::Histogram;
 use crossbeam_queue::SegQueue;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use rocksdb::{ColumnFamily, DB};
@@ -128,6 +129,20 @@ pub struct Store {
     wake: (Mutex<Wake>, Condvar),
     loads: Mutex<Option<mpsc::Sender<read::Request>>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// How long its commits took.
+    pub times: Times,
+}
+
+/// What commits cost.
+#[derive(Debug, Default)]
+pub struct Times {
+    /// From when everything was asked for what it has to write until all were told that it is safe.
+    pub commit: Histogram,
+    /// Of that, writing and syncing.
+    pub sync: Histogram,
+    /// Octets written to the log, and blocks read back.
+    pub written_bytes: AtomicU64,
+    pub reads: AtomicU64,
 }
 
 /// What must be in one write.
@@ -173,6 +188,7 @@ impl Store {
             wake: (Mutex::new(Wake::default()), Condvar::new()),
             loads: Mutex::new(Some(loads)),
             threads: Mutex::new(Vec::new()),
+            times: Times::default(),
         });
         let io = |error: std::io::Error| OpenError::Io { folder: options.folder.clone(), text: error.to_string() };
         let commit = Arc::clone(&store);
@@ -189,6 +205,18 @@ impl Store {
         ];
         store.threads.lock().extend(threads);
         Ok(store)
+    }
+
+    /// Octets that it keeps in memory: what was written and is not in files yet, and what is known of files.
+    pub fn memory_bytes(&self) -> u64 {
+        let of_family = |name: &str| -> u64 {
+            let number = |property: &str| self.db.property_int_value_cf(self.family(name), property);
+            ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"]
+                .into_iter()
+                .filter_map(|property| number(property).ok().flatten())
+                .sum()
+        };
+        [DEFINITIONS, MARKS, MESSAGES, META, SPILL].into_iter().map(of_family).sum()
     }
 
     pub fn durability(&self) -> Durability {

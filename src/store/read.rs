@@ -5,6 +5,7 @@ use super::{DEFINITIONS, MARKS, MESSAGES, META, SPILL, Store};
 use crate::message::Run;
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 /// A block that was read: its first position and its messages.
@@ -50,6 +51,7 @@ impl Store {
     pub(super) fn read_loop(&self, requests: &mpsc::Receiver<Request>) {
         while let Ok(request) = requests.recv() {
             let block = self.read(request.queue, request.positions, request.durable);
+            self.times.reads.fetch_add(1, Ordering::Relaxed);
             (request.reply)(block);
         }
     }

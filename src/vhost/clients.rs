@@ -2,6 +2,7 @@
 //! tells what it is at when a read is handed over, and what it has sent is asked of its connection's egress.
 
 use crate::amqp::Table;
+use crate::metrics::Counted;
 use crate::queue::Queue;
 use crate::queue::consumer::{ConsumerKey, Terms};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub struct Channel {
     /// Publishes and acknowledgements that wait for tx.commit.
     pub uncommitted: u64,
     pub acks_uncommitted: u64,
+    pub counted: Arc<Counted>,
     /// In the order in which they came.
     pub consumers: Vec<Consumer>,
 }
@@ -55,4 +57,6 @@ pub struct Gauges {
     pub published: AtomicU64,
     pub uncommitted: AtomicU64,
     pub acks_uncommitted: AtomicU64,
+    /// What it has done with messages.
+    pub counted: Arc<Counted>,
 }

@@ -10,6 +10,7 @@ use super::{Actor, Vhost};
 use crate::amqp::Table;
 use crate::auth::Access;
 use crate::exchange::{self, Binding, Bound, Destination, Router, Type};
+use crate::metrics::Churn;
 use crate::queue::classic::{Acts, Counts, Identity};
 use crate::queue::settings::{self, QueueType, Settings};
 use crate::queue::{Queue, settings::Declared};
@@ -161,6 +162,7 @@ impl Vhost {
             };
             one_of(settings::differences(&resource, &current, &received), actor)?;
             touch(&queue);
+            Churn::count(&self.house.churn.queue_declared);
             return Ok(((Found::new(queue), false), None));
         }
         let settings = Settings::parse(&resource, &wish.declared())?;
@@ -203,6 +205,8 @@ impl Vhost {
         drop(topology);
         self.changed();
         self.events().queue_created(&queue, &actor.user);
+        Churn::count(&self.house.churn.queue_declared);
+        Churn::count(&self.house.churn.queue_created);
         Ok(((Found::new(queue), true), committed))
     }
 
@@ -345,6 +349,7 @@ impl Vhost {
         self.changed();
         self.events().removed(&self.name, &removed, HOUSE);
         self.events().queue_deleted(queue, user);
+        Churn::count(&self.house.churn.queue_deleted);
         let mut changes = self.removal(&removed, queue.identity.durable);
         if queue.identity.durable {
             changes.push(Change::Delete(records::queue_key(&self.name, name)));

@@ -4,6 +4,7 @@ use super::Vhost;
 use super::topology::Exchange;
 use crate::amqp::Table;
 use crate::exchange::{Binding, Destination, Type};
+use crate::metrics::Counted;
 use crate::policy::Applied;
 use crate::queue::Queue;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub struct Listed {
     /// Who declared it.
     pub user: Arc<str>,
     pub applied: Applied,
+    pub counted: Arc<Counted>,
 }
 
 impl Listed {
@@ -34,11 +36,13 @@ impl Listed {
             arguments: exchange.arguments.clone(),
             user: Arc::clone(&exchange.user),
             applied: exchange.applied.clone(),
+            counted: Arc::clone(&exchange.counted),
         }
     }
 
-    fn default_exchange() -> Self {
-        Self::of(&Exchange::new("", Type::Direct, true, Table::default()))
+    fn default_exchange(counted: &Arc<Counted>) -> Self {
+        let counted = Arc::clone(counted);
+        Self { counted, ..Self::of(&Exchange::new("", Type::Direct, true, Table::default())) }
     }
 }
 
@@ -55,12 +59,29 @@ impl Vhost {
     /// All exchanges, in no order, with the default one.
     pub fn exchanges(&self) -> Vec<Listed> {
         let topology = self.topology.read();
-        std::iter::once(Listed::default_exchange()).chain(topology.exchanges.values().map(Listed::of)).collect()
+        let default = Listed::default_exchange(&self.default_exchange);
+        std::iter::once(default).chain(topology.exchanges.values().map(Listed::of)).collect()
+    }
+
+    /// How many exchanges there are, with the default one.
+    pub fn exchange_count(&self) -> usize {
+        self.topology.read().exchanges.len() + 1
+    }
+
+    /// How many bindings an exchange has.
+    pub fn binding_count(&self, exchange: &str) -> usize {
+        self.topology.read().exchanges.get(exchange).map_or(0, |exchange| exchange.router.bindings().count())
+    }
+
+    /// Takes a sample of what came into each exchange, and out of it.
+    pub fn look_at_exchanges(&self, at_ms: u64) {
+        self.default_exchange.look(at_ms);
+        self.topology.read().exchanges.values().for_each(|exchange| exchange.counted.look(at_ms));
     }
 
     pub fn exchange(&self, name: &str) -> Option<Listed> {
         match name {
-            "" => Some(Listed::default_exchange()),
+            "" => Some(Listed::default_exchange(&self.default_exchange)),
             name => self.topology.read().exchanges.get(name).map(Listed::of),
         }
     }

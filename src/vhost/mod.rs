@@ -32,7 +32,8 @@ use crate::amqp::Table;
 use crate::auth::{Granted, Rights};
 use crate::clock::Clock;
 use crate::exchange::Type;
-use crate::queue::classic::{Host, Memory, Surroundings};
+use crate::metrics::{Churn, Counted, Totals, Watch};
+use crate::queue::classic::{Host, Memory, NUMBERS, Surroundings};
 use crate::queue::consumer::ConsumerKey;
 use crate::queue::settings::QueueType;
 use crate::queue::timer::Timer;
@@ -63,6 +64,7 @@ pub struct House {
     pub exchanges_max: Option<u32>,
     /// All virtual hosts, to count what is in them.
     pub vhosts: Mutex<Vec<Weak<Vhost>>>,
+    pub churn: Arc<Churn>,
     /// The number of the next queue. Never goes back, or a new queue would find an old one's messages.
     pub next_queue: AtomicU64,
     /// The number of the next consumer.
@@ -99,6 +101,10 @@ pub struct Vhost {
     topology: RwLock<Topology>,
     /// The firehose is on.
     traced: AtomicBool,
+    /// What came into the default exchange, and out of it.
+    pub default_exchange: Arc<Counted>,
+    /// What was done in it and how many messages were ready and out, as they were.
+    pub watch: Watch<NUMBERS>,
     /// Moves with every change that may change a route.
     version: AtomicU64,
     /// Held while a policy is set or cleared, so that queues are told in the order in which it was done. Taken with no
@@ -153,7 +159,11 @@ impl Vhost {
                 timer: Arc::clone(&house.timer),
                 host: Weak::clone(this) as Weak<dyn Host>,
                 expire_at_head: house.expire_at_head,
+                totals: Arc::default(),
+                volatile: false,
             },
+            default_exchange: Arc::default(),
+            watch: Watch::default(),
             house: Arc::clone(house),
             cycles: Mutex::default(),
             metadata: RwLock::default(),
@@ -188,6 +198,11 @@ impl Vhost {
             }
         }
         self.events().vhost_set(self, is_new, user);
+    }
+
+    /// What is counted of all that is done in it.
+    pub fn totals(&self) -> &Totals {
+        &self.around.totals
     }
 
     /// Changes whenever a route may have changed. A route found at one version holds while it stays.

@@ -11,6 +11,7 @@ use crate::amqp::table::Field;
 use crate::exchange::recent_history::{self, History};
 use crate::exchange::{Destination, Subject};
 use crate::message::{Marks, Message, Packer, Traits};
+use crate::metrics::Counted;
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
 use crate::queue::delay;
@@ -37,6 +38,8 @@ pub struct Route {
     pub cacheable: bool,
     /// It reaches no queue and counts as delivered all the same: an answer that comes too late.
     pub swallowed: bool,
+    /// What is counted of the exchange that the message was published to.
+    pub exchange: Arc<Counted>,
     /// Of the exchanges on the way that remember their last messages. With any of them a route is not cacheable.
     histories: Vec<Arc<Mutex<History>>>,
 }
@@ -81,7 +84,13 @@ impl Vhost {
         mut pass: impl FnMut(Passed<'_>),
     ) -> Result<Route, Refusal> {
         let topology = self.topology.read();
-        let mut route = Route { targets: Targets::new(), cacheable: true, swallowed: false, histories: Vec::new() };
+        let mut route = Route {
+            targets: Targets::new(),
+            cacheable: true,
+            swallowed: false,
+            exchange: Arc::clone(&self.default_exchange),
+            histories: Vec::new(),
+        };
         let mut found = Found::default();
         if exchange.is_empty() {
             for key in keys {
@@ -101,6 +110,7 @@ impl Vhost {
             return Ok(route);
         }
         let first = self.first(&topology, exchange, by_client)?;
+        route.exchange = Arc::clone(&first.counted);
         found.add_exchange(&first.name);
         let mut at = 0;
         while let Some(name) = found.exchanges.get(at) {

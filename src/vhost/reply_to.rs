@@ -11,7 +11,7 @@ use super::Vhost;
 use super::events::HOUSE;
 use crate::amqp::Table;
 use crate::queue::Queue;
-use crate::queue::classic::{Acts, Identity};
+use crate::queue::classic::{Acts, Identity, Surroundings};
 use crate::queue::consumer::ConsumerKey;
 use crate::queue::settings::Settings;
 use crate::refusal::Refusal;
@@ -88,7 +88,8 @@ impl Vhost {
             arguments: Table::default(),
             user: HOUSE.into(),
         };
-        let queue = Queue::new(identity, Settings::default(), &self.around);
+        let around = Surroundings { volatile: true, ..self.around.clone() };
+        let queue = Queue::new(identity, Settings::default(), &around);
         // Routes to it are not remembered, so that no others need be forgotten.
         self.topology.write().replies.insert(Arc::clone(&queue.identity.name), Arc::clone(&queue));
         queue

@@ -8,6 +8,7 @@ use crate::amqp::method::short_string;
 use crate::amqp::properties::{Properties, with_counts, without_bcc};
 use crate::auth::Access;
 use crate::message::{Marks, Message, Packer, Traits};
+use crate::metrics::Stat;
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::Delivery;
@@ -64,12 +65,20 @@ impl Vhost {
         if self.is_traced() {
             self.trace_publish(&message, &route.targets, party, &mut acts);
         }
+        self.totals().count_one(body.len(), route.targets.len());
+        route.exchange.counts.add(Stat::PublishIn, 1);
+        route.exchange.counts.add(Stat::PublishOut, route.targets.len() as u64);
+        if route.targets.is_empty() {
+            self.totals().add_published(Stat::ReturnUnroutable, 1);
+            route.exchange.counts.add(Stat::ReturnUnroutable, 1);
+        }
         let told = (!route.targets.is_empty()).then(|| {
             let mut packer = Packer::default();
             packer.push(&message, traits);
             let run = Arc::new(packer.finish());
             let (all_safe, told) = AllSafe::new();
             for queue in &route.targets {
+                queue.count(Stat::Publish, 1);
                 queue.publish(&run, Some(all_safe.ticket()), &mut acts);
             }
             all_safe.handed_over();

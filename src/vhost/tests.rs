@@ -36,6 +36,7 @@ fn vhost() -> (TempDir, Arc<Vhost>) {
         queues_max: None,
         exchanges_max: None,
         vhosts: Mutex::default(),
+        churn: Arc::default(),
         next_queue: AtomicU64::new(1),
         next_consumer: AtomicU64::new(0),
     };

@@ -5,6 +5,7 @@ use crate::amqp::Table;
 use crate::amqp::table::as_str;
 use crate::exchange::recent_history::History;
 use crate::exchange::{Binding, Declared, Destination, Router, Type};
+use crate::metrics::Counted;
 use crate::policy::{Applied, Policies};
 use crate::queue::Queue;
 use crate::refusal::Refusal;
@@ -32,6 +33,8 @@ pub struct Exchange {
     pub delay: Option<Arc<Queue>>,
     /// What it remembers, if its type does. Its lock is taken with no other held.
     pub history: Option<Arc<Mutex<History>>>,
+    /// What came into it, and out of it.
+    pub counted: Arc<Counted>,
 }
 
 impl Exchange {
@@ -51,6 +54,7 @@ impl Exchange {
             history: (router.kind() == Type::RecentHistory).then(|| Arc::new(Mutex::new(History::new(&arguments)))),
             router,
             arguments,
+            counted: Arc::default(),
         }
     }
 

@@ -138,6 +138,8 @@ const MATRIX: &[(&str, &str, &str, [u16; 5])] = &[
     // Who monitors.
     ("GET",    "/nodes",                                "-",  [401, 401, 401, 200, 200]),
     ("GET",    "/nodes/none",                           "-",  [401, 401, 401, 404, 404]),
+    ("GET",    "/nodes/none/memory",                    "-",  [401, 401, 401, 404, 404]),
+    ("GET",    "/nodes/none/memory/relative",           "-",  [401, 401, 401, 404, 404]),
     ("GET",    "/auth/attempts/none",                   "-",  [401, 401, 401, 404, 404]),
     ("DELETE", "/auth/attempts/none",                   "-",  [401, 401, 401, 401, 404]),
     ("GET",    "/auth/attempts/none/source",            "-",  [401, 401, 401, 404, 404]),
@@ -158,6 +160,8 @@ const MATRIX: &[(&str, &str, &str, [u16; 5])] = &[
     ("PUT",    "/operator-policies/v/p",                "{}", [401, 401, 401, 401, 400]),
     ("DELETE", "/operator-policies/v/p",                "-",  [401, 401, 401, 401, 404]),
     ("PUT",    "/feature-flags/none/enable",            "{}", [401, 401, 401, 401, 400]),
+    ("DELETE", "/reset",                                "-",  [401, 401, 401, 401, 204]),
+    ("DELETE", "/reset/none",                           "-",  [401, 401, 401, 401, 404]),
     ("POST",   "/rebalance/queues",                     "{}", [401, 401, 401, 401, 204]),
     ("GET",    "/auth/hash_password/x",                 "-",  [401, 401, 401, 401, 200]),
     ("POST",   "/queues/v/q/actions",                   "{}", [401, 401, 401, 401, 400]),

@@ -54,6 +54,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     (
         "channel",
         &[
+            "metrics",
             "transport",
             "vhost",
             "exchange",
@@ -79,6 +80,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     (
         "http",
         &[
+            "metrics",
             "transport",
             "vhost",
             "broker",
@@ -104,6 +106,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     (
         "broker",
         &[
+            "metrics",
             "vhost",
             "queue",
             "exchange",
@@ -124,6 +127,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     (
         "vhost",
         &[
+            "metrics",
             "exchange",
             "queue",
             "policy",
@@ -142,7 +146,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("queue", &["queue"], "the module's own file names its parts"),
     (
         "queue::classic",
-        &["queue", "message", "store", "telemetry", "clock", "amqp", "refusal"],
+        &["queue", "message", "metrics", "store", "telemetry", "clock", "amqp", "refusal"],
         "the shell: it alone in a queue knows the store",
     ),
     ("queue::state", &["queue", "message", "amqp::properties"], "a message says its own time to live and priority"),
@@ -159,7 +163,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("message", &["amqp"], ""),
     ("refusal", &["amqp"], "each reason has its reply code"),
     // The cellar.
-    ("store", &["message", "amqp", "telemetry"], ""),
+    ("store", &["message", "metrics", "amqp", "telemetry"], ""),
     // The wire.
     ("amqp", &[], ""),
     // What people write.
@@ -183,6 +187,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("config", &["written", "auth"], "the default user has a password and permissions"),
     ("written", &[], ""),
     ("telemetry", &["config", "clock"], "how a log line looks is a setting"),
+    ("metrics", &[], ""),
     ("clock", &[], ""),
     ("pace", &[], ""),
 ];

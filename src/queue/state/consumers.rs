@@ -145,6 +145,11 @@ impl Consumers {
         self.first_able(held).is_some()
     }
 
+    /// Whether any consumer could take something, as far as is known without asking.
+    pub fn has_credit(&self) -> bool {
+        self.all.values().any(|consumer| consumer.credit() > 0)
+    }
+
     /// Whose turn it is, and how many messages it may have at most when so many are `available`. Those whose clients have
     /// enough are `held` from then on.
     pub fn next(&mut self, available: u64, held: &mut Vec<ConsumerKey>) -> Option<(ConsumerKey, u32)> {

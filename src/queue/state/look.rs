@@ -27,19 +27,17 @@ pub struct Look {
     pub oldest_unacked_ms: Option<u64>,
     /// What the first ready message says of its time, seconds since 1970; nothing while it is on disk.
     pub head_timestamp: Option<u64>,
-    /// Whether messages wait though there are consumers, since none of them takes more.
-    pub is_blocked: bool,
 }
 
 impl<T> State<T> {
+    /// Whether messages wait though there are consumers, since none of them takes more.
+    pub fn is_blocked(&self) -> bool {
+        !self.consumers.is_empty() && self.ready() > 0 && !self.consumers.has_credit()
+    }
+
     pub fn look(&self) -> Look {
-        let mut look = Look {
-            ready: self.ready(),
-            unacked: self.unacked,
-            consumers: self.consumer_count(),
-            is_blocked: !self.consumers.is_empty() && self.ready() > 0 && !self.any_credit(),
-            ..Look::default()
-        };
+        let mut look =
+            Look { ready: self.ready(), unacked: self.unacked, consumers: self.consumer_count(), ..Look::default() };
         let dying: Ranges = self.dying.iter().map(|dying| dying.range.clone()).collect();
         let resting: Ranges = self.resting.iter().map(|((_, first), end)| *first..*end).collect();
         look.dying = dying.count();
@@ -61,7 +59,9 @@ impl<T> State<T> {
                     }
                 }
                 for aside in [&dying, &resting] {
-                    aside.intersection(part.clone()).into_iter().for_each(|range| drop(out.remove(range)));
+                    for range in aside.intersection(part.clone()) {
+                        out.remove(range);
+                    }
                 }
                 for range in out.iter() {
                     bytes_here[1] += log.body_bytes(range.clone());

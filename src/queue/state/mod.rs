@@ -19,6 +19,7 @@ mod consumers;
 mod death;
 mod expiry;
 mod handing;
+mod look;
 mod returns;
 
 pub use death::Dead;
@@ -35,6 +36,7 @@ use crate::message::{Packer, Run, Traits};
 use consumers::Consumers;
 use death::Dying;
 pub use handing::{WINDOW_BYTES, WINDOW_MESSAGES};
+pub use look::Look;
 use returns::Returns;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -229,6 +231,7 @@ impl<T> State<T> {
                 unstored_messages: 0,
                 pinned: [None; 2],
                 averaged: true,
+                now_ms,
             },
             rules,
             levels: SmallVec::new(),
@@ -254,7 +257,7 @@ impl<T> State<T> {
             waiting: Vec::new(),
             taken: Vec::new(),
         };
-        state.levels.extend(levels.into_iter().map(|(level, found)| Log::recovered(level, found)));
+        state.levels.extend(levels.into_iter().map(|(level, found)| Log::recovered(level, found, now_ms)));
         state.levels.sort_by_key(|log| Reverse(log.level()));
         if state.levels.is_empty() {
             state.levels.push(Log::new(rules.priorities.level(None)));
@@ -469,6 +472,7 @@ impl<T> State<T> {
         let next = deadlines.as_ref().and_then(|deadlines| deadlines.next());
         let bytes = run.body_bytes();
         let at = if self.levels.len() == 1 && self.levels[0].level() == level { 0 } else { self.level(level) };
+        self.shared.now_ms = now_ms;
         let range = self.levels[at].append(run, deadlines, &mut self.shared);
         if self.shared.count_bodies {
             self.ready_bytes += bytes;

@@ -164,6 +164,14 @@ impl Broker {
         port.expect("the broker serves HTTP").trim().parse().unwrap()
     }
 
+    /// Where metrics are; only with a flag for it, such as `--metrics-port 127.0.0.1:0`.
+    pub fn metrics_port(&self) -> u16 {
+        let told = "started Prometheus listener on 127.0.0.1:";
+        eventually("a listener for metrics", || {
+            self.log.lock().iter().find_map(|line| line.split_once(told)?.1.trim().parse().ok())
+        })
+    }
+
     pub fn uri(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }

@@ -38,6 +38,11 @@ impl<'a> Api<'a> {
         Self { user: None, ..self }
     }
 
+    /// To another port.
+    pub fn on(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
     /// To another address of this machine.
     pub fn at(self, address: IpAddr) -> Self {
         Self { address, ..self }
