@@ -493,6 +493,19 @@ impl Queue {
         self.add(run, None, failed, acts);
     }
 
+    /// Adds messages that have failed so often, if all of them are taken; otherwise none. Between a question and a publish
+    /// others may have filled the queue.
+    pub fn offer(&self, run: &Arc<Run>, failed: u32, acts: &mut Acts) -> bool {
+        let taken = self.apply(acts, (), |state, (), now_ms, effects| {
+            let accepts = state.accepts(run);
+            if accepts {
+                state.publish(run, None, failed, now_ms, effects);
+            }
+            accepts
+        });
+        taken.unwrap_or(false)
+    }
+
     fn add(&self, run: &Arc<Run>, ticket: Option<Ticket>, failed: u32, acts: &mut Acts) {
         let gone = self.apply(acts, ticket, |state, ticket, now_ms, effects| {
             let waiter = ticket.clone();

@@ -110,12 +110,18 @@ impl Vhost {
         let Parcel { targets, mut packer, failed, positions } = std::mem::take(parcel);
         if !packer.is_empty() {
             let run = Arc::new(packer.finish());
-            if kept(&queue.settings()) && targets.iter().any(|target| !target.accepts(&run)) {
-                queue.keep_dead(acts);
-                return false;
-            }
-            for target in &targets {
-                target.publish_dead(&run, failed, acts);
+            if kept(&queue.settings()) {
+                // One that is filled at the last moment has the others get it once more, rather than nobody.
+                let taken = targets.iter().all(|target| target.accepts(&run))
+                    && targets.iter().all(|target| target.offer(&run, failed, acts));
+                if !taken {
+                    queue.keep_dead(acts);
+                    return false;
+                }
+            } else {
+                for target in &targets {
+                    target.publish_dead(&run, failed, acts);
+                }
             }
         }
         for range in joined(positions) {

@@ -114,11 +114,10 @@ impl Vhost {
         if !queue.take_out(position, acts) {
             return Redriven::Gone;
         }
-        if !target.accepts(&run) {
+        if !target.offer(&run, 0, acts) {
             queue.put_back(position, acts);
             return Redriven::Refused;
         }
-        target.publish(&run, None, acts);
         queue.taken_out(position, acts);
         Redriven::Moved
     }

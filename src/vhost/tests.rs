@@ -4,7 +4,7 @@ use super::publish::Targets;
 use super::*;
 use crate::amqp::{Table, Value};
 use crate::exchange::{Binding, Destination};
-use crate::message::{Marks, Message};
+use crate::message::{Marks, Message, Packer, Traits};
 use crate::policy::{Applied, Kind, Policy};
 use crate::queue::classic::Acts;
 use crate::queue::settings::{Overflow, Settings};
@@ -277,4 +277,30 @@ fn no_new_queue_gets_the_number_of_one_that_comes_back() {
     };
     vhost.recover_exchange(&held_back).unwrap();
     assert_eq!(declare(&vhost, "newer", &[]).identity.id, 21);
+}
+
+#[test]
+fn what_is_offered_is_taken_whole_or_not_at_all() {
+    let (_folder, vhost) = vhost();
+    let limits = [("x-max-length", int(2)), ("x-overflow", text("reject-publish"))];
+    let queue = declare(&vhost, "q", &limits);
+    let run = |count: u32| {
+        let mut packer = Packer::default();
+        let message = Message {
+            address: b"\x00\x01q",
+            exchange: b"",
+            routing_key: b"q",
+            marks: Marks::NONE,
+            properties: &[0, 0],
+            body: b"m",
+        };
+        (0..count).for_each(|_| packer.push(&message, Traits::default()));
+        Arc::new(packer.finish())
+    };
+    let mut acts = Acts::default();
+    for (count, is_taken, ready) in [(3, false, 0), (1, true, 1), (2, false, 1), (1, true, 2), (1, false, 2)] {
+        assert_eq!(queue.offer(&run(count), 0, &mut acts), is_taken, "{count}");
+        assert_eq!(queue.counts().ready, ready);
+    }
+    acts.run();
 }
