@@ -207,7 +207,9 @@ fn check_monitor_cannot(is_meant: impl Fn(&str) -> bool) {
     let before = everything(api);
     let mut asked = 0;
     for (method, path) in changes() {
-        if is_meant(&method) {
+        // It tells where a message would go, and sends none.
+        let only_tells = path.contains("/route/");
+        if is_meant(&method) && !only_tells {
             asked += 1;
             let reply = api.by("monitoring", "monitoring").call(&method, &path, &[], b"{}");
             // Without the fields that it needs, a request is bad before anything else.

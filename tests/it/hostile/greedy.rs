@@ -188,6 +188,8 @@ fn who_finishes_a_body_in_time_goes_on_beside_those_who_do_not() {
     let broker = Broker::with(&["--publishing-memory", "3MiB"]);
     let mut stuck = Peer::open(&broker);
     begin_body(&mut stuck, BODY).unwrap();
+    // Answered when all of that was read.
+    stuck.open_channel(2);
     // With another one there is too much: who has something to say has its turn.
     let mut honest = Peer::open(&broker);
     honest.confirm_select(1);
