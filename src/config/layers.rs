@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::settings::Setting;
 use crate::written::{Place, Tree};
@@ -14,14 +15,18 @@ pub struct Written {
 
 /// What was written for each setting; a later source covers an earlier one.
 #[derive(Default)]
-pub struct Layers(BTreeMap<&'static str, Written>);
+pub struct Layers {
+    settings: BTreeMap<&'static str, Written>,
+    /// The files that were read, in their order.
+    pub files: Vec<PathBuf>,
+}
 
 impl Layers {
     pub fn set(&mut self, setting: &'static Setting, value: Tree, place: Place, name: impl Into<String>) {
-        self.0.insert(setting.key, Written { value, place, name: name.into() });
+        self.settings.insert(setting.key, Written { value, place, name: name.into() });
     }
 
     pub fn get(&self, key: &str) -> Option<&Written> {
-        self.0.get(key)
+        self.settings.get(key)
     }
 }

@@ -18,6 +18,8 @@ use crate::written::{Field, Node, Place, Remarks, Tree};
 /// What the broker was told, checked: every value is in its range and every default filled in.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The files that were read for it, in their order.
+    pub files: Vec<PathBuf>,
     pub data_dir: PathBuf,
     /// Nobody named that folder; it was chosen for the user who started the broker.
     pub data_dir_defaulted: bool,
@@ -327,6 +329,7 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
         );
     }
     Config {
+        files: layers.files.clone(),
         data_dir_defaulted: data_dir.is_none(),
         data_dir: data_dir.unwrap_or_else(|| sources.default_data_dir()),
         amqp_listeners: meaning.listeners("amqp_port", &bind),

@@ -169,6 +169,7 @@ fn read_file(
             return remarks.mistake(Place::whole_file(path), "", format!("can't be read: {error}"));
         }
     };
+    layers.files.push(path.to_owned());
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("toml") => toml_file::read(text, path, layers, remarks),

@@ -292,7 +292,7 @@ fn shown(request: &Request) -> Result<Map<String, Json>, Failure> {
     set("enabled_plugins", json!(["rabbitmq_management", "rabbitmq_prometheus"]));
     set("contexts", contexts(broker, false));
     set("log_files", json!(["<stdout>"]));
-    set("config_files", json!([]));
+    set("config_files", config.files.iter().map(|file| file.display().to_string()).collect());
     set("db_dir", config.data_dir.display().to_string().into());
     set("net_ticktime", 60.into());
     set("cluster_links", json!([]));
