@@ -696,19 +696,26 @@ impl Log {
         (segment.stored == Stored::Yes).then_some(load)
     }
 
-    /// The next block to fetch before a consumer has to wait for it: the first on disk within `bytes_max` of ready
-    /// messages.
+    /// The next block to fetch before a consumer has to wait for it: the first on disk within `bytes_max` of messages, and
+    /// within so many segments, since a look is taken with each delivery.
     pub fn read_ahead(&self, bytes_max: usize) -> Option<Load> {
-        let mut position = self.ready.first()?.start;
+        const SEGMENTS_MAX: usize = 64;
+        let head = self.ready.first()?.start;
+        let from = self.segment_at(head)?;
         let mut ahead = 0;
-        while ahead < bytes_max {
-            // The next segment of which something is ready.
-            let at = self.segment_at(position)?;
-            match &self.segments[at].body {
-                Body::Memory(run) => ahead += run.bytes(),
-                Body::Disk => return self.load(at, position),
+        for (at, segment) in (from..).zip(self.segments.range(from..).take(SEGMENTS_MAX)) {
+            if ahead >= bytes_max {
+                return None;
             }
-            position = self.ready.first_from(self.segments[at].end())?;
+            match &segment.body {
+                Body::Memory(run) => ahead += run.bytes(),
+                Body::Disk => {
+                    let ready = self.ready.first_from(segment.first.max(head));
+                    if let Some(position) = ready.filter(|position| *position < segment.end()) {
+                        return self.load(at, position);
+                    }
+                }
+            }
         }
         None
     }
