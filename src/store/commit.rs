@@ -256,15 +256,24 @@ impl Store {
             if wake.stop {
                 turns = Turns::default();
             }
-            let more = self.commit(&mut reclaim, &mut turns);
-            if wake.stop && !more {
-                return;
+            match self.commit(&mut reclaim, &mut turns) {
+                Some(more) => {
+                    if wake.stop && !more {
+                        return;
+                    }
+                }
+                None => {
+                    // Nothing may be written behind what is missing, or the disk would tell of messages that it has not;
+                    // and nobody needs to wait any longer.
+                    self.changes.lock().clear();
+                    return;
+                }
             }
         }
     }
 
-    /// One commit; says whether there was anything to do.
-    fn commit(&self, reclaim: &mut Reclaim, turns: &mut Turns) -> bool {
+    /// One commit; says whether there was anything to do. `None`: it was not written, and nothing must be any more.
+    fn commit(&self, reclaim: &mut Reclaim, turns: &mut Turns) -> Option<bool> {
         let mut batch = Batch {
             store: self,
             durable: WriteBatch::default(),
@@ -299,7 +308,7 @@ impl Store {
         let began = Instant::now();
         if !self.await_room(durable.size_in_bytes() + spill.size_in_bytes()) {
             // Nobody is told that it is safe.
-            return false;
+            return None;
         }
         if let Err(error) = self.write(durable, spill, sync) {
             fail(&error);
@@ -319,7 +328,7 @@ impl Store {
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.relief.notify_waiters();
         self.reclaim(reclaim);
-        more
+        Some(more)
     }
 
     fn write(&self, durable: WriteBatch, spill: WriteBatch, sync: bool) -> Result<(), rocksdb::Error> {
