@@ -284,7 +284,7 @@ impl Store {
         };
         let begun = Instant::now();
         let mut sources = Vec::new();
-        let pending;
+        let (pending, is_whole);
         {
             // What was done together is taken together.
             let mut together = self.together.write();
@@ -299,6 +299,7 @@ impl Store {
             }
             let is_joined = std::mem::take(together.is_joined.get_mut());
             let heavy = turns.divide(&mut sources, is_joined, Instant::now());
+            is_whole = heavy.is_empty();
             heavy.into_iter().for_each(|source| self.dirty.push(source));
             for source in &sources {
                 source.take(&mut batch);
@@ -325,7 +326,9 @@ impl Store {
         if more {
             self.times.commit.add(begun.elapsed(), 1);
         }
-        self.commits.fetch_add(1, Ordering::Relaxed);
+        if is_whole {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+        }
         self.relief.notify_waiters();
         self.reclaim(reclaim);
         Some(more)

@@ -122,7 +122,7 @@ pub struct Store {
     dirty: SegQueue<Arc<dyn Source>>,
     /// Changes of definitions, in order. Bounded by the connections, each of which waits for its own.
     changes: Mutex<Vec<commit::Pending>>,
-    /// How many commits there were.
+    /// How many commits there were that left nobody for a later one.
     commits: AtomicU64,
     /// Held for reading while one thing changes several sources that must reach the disk together.
     together: RwLock<Together>,
@@ -267,7 +267,8 @@ impl Store {
         self.backlog_bytes_max / SHARE_PART
     }
 
-    /// How many commits there were: what was handed over two of them ago does not wait any more.
+    /// How many commits there were that left nobody for a later one. What was handed over two of them ago does not wait any
+    /// more.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
