@@ -238,7 +238,16 @@ impl Judge<'_> {
         let Delivery { queue, id, redelivered, .. } = *delivery;
         let at = self.books.messages[&id].at;
         let before = self.books.seen.insert((id, queue), now.at);
+        // A dead letter keeps it that somebody had it before it died, as in RabbitMQ.
+        let message = &self.books.messages[&id];
+        let died = !message.homes.contains(&queue);
+        let had = died
+            && message
+                .homes
+                .iter()
+                .any(|home| self.books.queues[*home].unread || self.books.copies[&(id, *home)].delivered.is_some());
         match before {
+            None if redelivered && had => {}
             None if redelivered => {
                 self.verdict.flagged += 1;
                 let crashes = self.books.crashes.len();
@@ -260,8 +269,7 @@ impl Judge<'_> {
             Some(before) if !redelivered && homes == 1 => {
                 self.verdict.unflagged += 1;
                 // What dies once more after a crash that undid its first death is new in its new queue.
-                let excused = self.books.crash_since(before).is_some()
-                    && (!self.promises.flags_survive || !self.books.messages[&id].homes.contains(&queue));
+                let excused = self.books.crash_since(before).is_some() && (!self.promises.flags_survive || died);
                 if !excused {
                     self.violation(Rule::Unflagged, delivery, "was delivered before, and is not flagged");
                 }

@@ -407,6 +407,14 @@ fn a_dead_letter_is_in_its_new_queue() {
 }
 
 #[test]
+fn a_dead_letter_that_somebody_had_may_be_flagged() {
+    let mut rejected = dead_letter();
+    rejected.deliver(1, 1, false).settle(1, 1, Settlement::Reject);
+    rejected.drain("q", &[]).drain("dead", &[(1, true)]).passes();
+    dead_letter().drain("q", &[]).drain("dead", &[(1, true)]).breaks(Rule::Flagged);
+}
+
+#[test]
 fn a_dead_letter_that_is_in_neither_queue_is_lost() {
     let mut rejected = dead_letter();
     rejected.deliver(1, 1, false).settle(1, 1, Settlement::Reject).crash(Crash::Kill);

@@ -1,0 +1,184 @@
+//! Bits flip, pages are empty, files end early: a start either refuses and says so, or serves the rest and says so. Never a
+//! wrong body, never a panic, and nothing is lost silently.
+
+use crate::broker::End;
+use crate::drain;
+use crate::recorder::{Recorder, now_us};
+use crate::stage::{Stage, tail};
+use leveret_checker::{Crash, Event, Rule, judge};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Damages to one load.
+const DAMAGES_MAX: u64 = 20;
+const DATA: i32 = 65;
+const IO: i32 = 74;
+const PAGE_BYTES: u64 = 4096;
+const FLAGS: &[&str] = &["--store-write-buffer", "64KiB", "--messages-memory", "1MiB", "--queue-memory", "64KiB"];
+
+pub fn run(stage: &mut Stage) -> io::Result<()> {
+    stage.broker.flags.extend(FLAGS.iter().map(|flag| (*flag).to_owned()));
+    let sound = stage.broker.folder.clone();
+    let rotten = stage.folder.path().join("rotten");
+    while stage.cycles < stage.orders.cycles {
+        fill(stage)?;
+        for _ in 0..DAMAGES_MAX.min(stage.orders.cycles - stage.cycles) {
+            copy(&sound, &rotten)?;
+            let said = damage(stage, &rotten)?;
+            let whole = stage.recorder.clone();
+            stage.recorder = whole.fork();
+            stage.broker.folder.clone_from(&rotten);
+            let held = look(stage, &said);
+            // It may still run.
+            stage.broker.kill()?;
+            stage.broker.folder.clone_from(&sound);
+            stage.recorder = whole;
+            held?;
+            stage.cycles += 1;
+        }
+        // The sound one is judged like any other.
+        stage.recover()?;
+        stage.settle()?;
+        stage.progress();
+        let at_us = stage.broker.kill()?;
+        stage.recorder.crash(Crash::Kill, at_us);
+    }
+    Ok(())
+}
+
+/// Some messages in all queues, on disk in all kinds of files, and nobody there.
+fn fill(stage: &mut Stage) -> io::Result<()> {
+    stage.start()?;
+    stage.declare()?;
+    let load = stage.load();
+    std::thread::sleep(Duration::from_millis(stage.random.between(200, 800)));
+    let clean = stage.random.chance(50);
+    let at_us = now_us();
+    if clean {
+        stage.broker.stop()?;
+    } else {
+        stage.broker.kill()?;
+    }
+    load.join();
+    stage.recorder.crash(if clean { Crash::Stop } else { Crash::Kill }, at_us);
+    Ok(())
+}
+
+/// What was damaged, in words.
+fn damage(stage: &mut Stage, folder: &Path) -> io::Result<String> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // The store's own diary, the lock and the ballast hold nothing.
+        let nothing = name.starts_with("LOG") || name == "LOCK" || name == "ballast";
+        if !nothing && path.metadata()?.len() > 0 {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let path = stage.random.pick(&files).clone();
+    let mut octets = std::fs::read(&path)?;
+    let length = octets.len() as u64;
+    let at = stage.random.below(length);
+    let index = usize::try_from(at).unwrap_or(0);
+    let how = match stage.random.below(10) {
+        0..6 => {
+            octets[index] ^= 1 << stage.random.below(8);
+            "a bit flipped"
+        }
+        6..8 => {
+            let from = usize::try_from(at / PAGE_BYTES * PAGE_BYTES).unwrap_or(0);
+            let to = octets.len().min(from + 4096);
+            octets[from..to].fill(0);
+            "a page of zeros"
+        }
+        _ => {
+            octets.truncate(index);
+            "cut off"
+        }
+    };
+    std::fs::write(&path, octets)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let extension = path.extension().map_or(name.clone(), |extension| extension.to_string_lossy().into_owned());
+    let kind = if extension.starts_with("MANIFEST") || extension.starts_with("OPTIONS") {
+        extension[..7].to_owned()
+    } else {
+        extension
+    };
+    stage.count(&format!("damaged: {kind}"), 1);
+    Ok(format!("{name} of {length} octets, {how} at {at}"))
+}
+
+fn look(stage: &mut Stage, damaged: &str) -> io::Result<()> {
+    let mark = stage.broker.log_mark();
+    match stage.broker.start()? {
+        Err(End::Code(code @ (DATA | IO))) => {
+            stage.count(&format!("refused with {code}"), 1);
+            let said = stage.broker.log_since(mark);
+            if !said.contains("leveret: ") {
+                stage.problems.push(format!("{damaged}: refused without a word: {}", tail(&said)));
+            }
+            return Ok(());
+        }
+        Err(end) => {
+            let said = stage.broker.log_since(mark);
+            stage.problems.push(format!("{damaged}: the start ended with {end:?}: {}", tail(&said)));
+            return Ok(());
+        }
+        Ok(()) => {}
+    }
+    stage.recorder.note(Event::Recovered);
+    let drained = drain::look(stage.broker.port, &stage.recorder)
+        .and_then(|()| drain::drain(stage.broker.port, &stage.plan, &stage.recorder));
+    if let Some(end @ End::Signal(_)) = stage.broker.ended()? {
+        stage.problems.push(format!("{damaged}: the broker ended with {end:?}"));
+    }
+    let said = stage.broker.log_since(mark);
+    let loud = said.contains("[error]") || said.contains("ERROR") || said.contains("damaged");
+    stage.count(if loud { "served the rest and said so" } else { "served all" }, 1);
+    if let Err(error) = drained
+        && !loud
+    {
+        stage.problems.push(format!("{damaged}: not served, and nothing was said: {error}"));
+    }
+    judge_rest(stage, &stage.recorder.clone(), damaged, loud);
+    Ok(())
+}
+
+fn judge_rest(stage: &mut Stage, recorder: &Recorder, damaged: &str, loud: bool) {
+    let verdict = judge(recorder.history().records(), &stage.orders.promises);
+    let broken: Vec<String> = verdict
+        .violations
+        .iter()
+        // Whoever is told that something is missing is not told what.
+        .filter(|violation| !loud || matches!(violation.rule, Rule::Damaged | Rule::Unexpected))
+        .map(ToString::to_string)
+        .collect();
+    if !broken.is_empty() {
+        let kept =
+            std::env::temp_dir().join(format!("leveret-faults-rot-{}-{}.jsonl", stage.orders.seed, stage.cycles));
+        let _ = std::fs::write(&kept, recorder.history().to_lines());
+        stage.problems.push(format!(
+            "{damaged}: {} broken promises, such as: {} (history in {})",
+            broken.len(),
+            broken[0],
+            kept.display()
+        ));
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    if to.exists() {
+        std::fs::remove_dir_all(to)?;
+    }
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        if path.is_file() && path.file_name().is_some_and(|name| name != "ballast" && name != "LOCK") {
+            std::fs::copy(&path, to.join(path.file_name().unwrap_or_default()))?;
+        }
+    }
+    Ok(())
+}

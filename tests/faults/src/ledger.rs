@@ -1,0 +1,182 @@
+//! What was run, and what came of it: a line of JSON for each run, and their sums as a table.
+
+use leveret_checker::Verdict;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Line {
+    pub date: String,
+    pub commit: String,
+    pub broker: String,
+    pub fault: String,
+    pub seed: u64,
+    pub cycles: u64,
+    pub attempted: u64,
+    pub confirmed: u64,
+    pub lost: u64,
+    pub unexpected: u64,
+    pub damaged: u64,
+    pub duplicated: u64,
+    pub recovered: u64,
+    pub flagged: u64,
+    pub unflagged: u64,
+    pub disordered: u64,
+    pub resurrected: u64,
+    pub resurrected_age_ms_max: u64,
+    pub crashes: u64,
+    /// Copies of messages that could not be looked for at the end.
+    #[serde(default)]
+    pub unjudged: u64,
+    /// Promises that were broken.
+    pub violations: u64,
+    pub seconds: u64,
+    /// What only this fault counts.
+    pub more: BTreeMap<String, u64>,
+}
+
+impl Line {
+    pub fn new(verdict: &Verdict) -> Self {
+        Self {
+            date: date(),
+            commit: String::new(),
+            broker: String::new(),
+            fault: String::new(),
+            seed: 0,
+            cycles: 0,
+            attempted: verdict.attempted,
+            confirmed: verdict.confirmed,
+            lost: verdict.lost,
+            unexpected: verdict.unexpected,
+            damaged: verdict.damaged,
+            duplicated: verdict.duplicated,
+            recovered: verdict.recovered,
+            flagged: verdict.flagged,
+            unflagged: verdict.unflagged,
+            disordered: verdict.disordered,
+            resurrected: verdict.resurrected,
+            resurrected_age_ms_max: verdict.resurrected_age_ms_max,
+            crashes: verdict.crashes,
+            unjudged: verdict.unjudged,
+            violations: verdict.violations.len() as u64 + verdict.violations_untold,
+            seconds: 0,
+            more: BTreeMap::new(),
+        }
+    }
+
+    pub fn append(&self, file: &Path) -> io::Result<()> {
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut file = std::fs::File::options().create(true).append(true).open(file)?;
+        let mut line = serde_json::to_string(self)?;
+        line.push('\n');
+        // In one write: several drivers may share the file.
+        file.write_all(line.as_bytes())
+    }
+}
+
+/// A row for each broker and fault, in Markdown.
+pub fn table(file: &Path) -> io::Result<String> {
+    let text = std::fs::read_to_string(file)?;
+    let mut sums: BTreeMap<(String, String), Line> = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let line: Line =
+            serde_json::from_str(line).map_err(|error| io::Error::other(format!("line {}: {error}", number + 1)))?;
+        let key = (line.fault.clone(), line.broker.clone());
+        let Some(sum) = sums.get_mut(&key) else {
+            sums.insert(key, line);
+            continue;
+        };
+        let pairs = [
+            (&mut sum.cycles, line.cycles),
+            (&mut sum.attempted, line.attempted),
+            (&mut sum.confirmed, line.confirmed),
+            (&mut sum.lost, line.lost),
+            (&mut sum.unexpected, line.unexpected),
+            (&mut sum.damaged, line.damaged),
+            (&mut sum.duplicated, line.duplicated),
+            (&mut sum.recovered, line.recovered),
+            (&mut sum.flagged, line.flagged),
+            (&mut sum.unflagged, line.unflagged),
+            (&mut sum.disordered, line.disordered),
+            (&mut sum.resurrected, line.resurrected),
+            (&mut sum.violations, line.violations),
+        ];
+        pairs.into_iter().for_each(|(sum, more)| *sum += more);
+        sum.resurrected_age_ms_max = sum.resurrected_age_ms_max.max(line.resurrected_age_ms_max);
+    }
+    let mut out = String::from(
+        "| fault | broker | cycles | confirmed | lost | unexpected | damaged | duplicated | out of order | not flagged | \
+         flagged too often | settled and there again | promises broken |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for ((fault, broker), sum) in &sums {
+        let figures = [
+            sum.cycles,
+            sum.confirmed,
+            sum.lost,
+            sum.unexpected,
+            sum.damaged,
+            sum.duplicated,
+            sum.disordered,
+            sum.unflagged,
+            sum.flagged,
+            sum.resurrected,
+            sum.violations,
+        ];
+        let figures: Vec<String> = figures.iter().map(|figure| grouped(*figure)).collect();
+        out.push_str(&format!("| {fault} | {broker} | {} |\n", figures.join(" | ")));
+    }
+    Ok(out)
+}
+
+/// 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Today, as 2026-01-31. The algorithm is Howard Hinnant's `civil_from_days`.
+fn date() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let days = now / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_one_fault_and_broker_are_added_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ledger.jsonl");
+        for (fault, cycles, confirmed) in [("kill", 3, 1000), ("power", 1, 5), ("kill", 4, 999_000)] {
+            let verdict = Verdict { confirmed, ..Verdict::default() };
+            let line = Line { fault: fault.into(), broker: "b".into(), cycles, ..Line::new(&verdict) };
+            line.append(&file).unwrap();
+        }
+        let table = table(&file).unwrap();
+        let rows: Vec<&str> = table.lines().skip(2).collect();
+        assert_eq!(rows.len(), 2);
+        assert!(rows[0].starts_with("| kill | b | 7 | 1,000,000 | 0 |"), "{table}");
+        assert!(rows[1].starts_with("| power | b | 1 | 5 | 0 |"), "{table}");
+    }
+}
