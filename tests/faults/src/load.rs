@@ -86,7 +86,9 @@ impl Load {
             let shared = Shared { port, plan, recorder, stop, random: random.fork(), intensity };
             threads.push((name, std::thread::spawn(move || run(shared))));
         };
-        spawn("topology".into(), Box::new(churn));
+        if plan.company {
+            spawn("topology".into(), Box::new(churn));
+        }
         if !all {
             return Self { stop, threads };
         }
@@ -99,11 +101,14 @@ impl Load {
         if plan.transactions {
             spawn("transactions".into(), Box::new(transact));
         }
-        let lapin = |shared: Shared| crate::with_lapin::run(shared.port, &shared.recorder, &shared.stop);
-        spawn("lapin".into(), Box::new(lapin));
-        if let Some(command) = intensity.beside.clone() {
-            let run = move |shared: Shared| crate::beside::run(&command, shared.port, &shared.recorder, &shared.stop);
-            spawn("the other program".into(), Box::new(run));
+        if plan.company {
+            let lapin = |shared: Shared| crate::with_lapin::run(shared.port, &shared.recorder, &shared.stop);
+            spawn("lapin".into(), Box::new(lapin));
+            if let Some(command) = intensity.beside.clone() {
+                let run =
+                    move |shared: Shared| crate::beside::run(&command, shared.port, &shared.recorder, &shared.stop);
+                spawn("the other program".into(), Box::new(run));
+            }
         }
         Self { stop, threads }
     }

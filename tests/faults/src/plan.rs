@@ -47,6 +47,8 @@ pub struct Plan {
     pub consumed: Vec<&'static str>,
     /// Whether transactions are part of it: from `tx-in` to `tx-one` and `tx-two`.
     pub transactions: bool,
+    /// Whether clients with classic queues of their own are beside the publishers and consumers.
+    pub company: bool,
 }
 
 /// Bound to several queues.
@@ -147,7 +149,7 @@ impl Plan {
             consumed.extend(["plain-1", "plain-2", "plain-2"]);
         }
         routes.push(Route { exchange: ALL, key: "", queues: all, priorities: false, expires: false });
-        Self { queues, routes, consumed, transactions: style == Style::Full }
+        Self { queues, routes, consumed, transactions: style == Style::Full, company: style != Style::Quorum }
     }
 
     /// Declares all of it, once more if it is there.

@@ -63,11 +63,14 @@ impl Stage {
         let data = orders.data.clone().unwrap_or_else(|| folder.path().join("data"));
         let mut broker = Broker::new(orders.make.clone(), port, data, folder.path().join("broker.log"));
         broker.flags.clone_from(&orders.flags);
+        let mut plan = Plan::of(orders.style);
+        // Whatever is declared is synced, and all else with it.
+        plan.company &= !orders.control;
         let first = random.next() >> 25 << 24;
         Ok(Self {
             orders: orders.clone(),
             broker,
-            plan: Arc::new(Plan::of(orders.style)),
+            plan: Arc::new(plan),
             recorder: Recorder::new(first),
             random,
             verdict: Verdict::default(),

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 const DISK_BYTES: u64 = 192 << 20;
 const IO: i32 = 74;
+/// Longer than the disk is full.
+const STILL_MS: u64 = 10_000;
 /// How long confirms may take once there is room again.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,6 +24,8 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
         // Without an alarm, so that the disk fills to the end.
         stage.broker.flags.extend(["--disk-free-limit-absolute", "0"].map(str::to_owned));
     }
+    // While nothing can be written, acknowledgements are not either.
+    stage.orders.promises.settled_within_ms = STILL_MS;
     let ran = cycles(stage, &disk);
     let _ = stage.broker.kill();
     ran

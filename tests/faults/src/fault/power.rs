@@ -12,6 +12,9 @@ use std::time::Duration;
 
 const DISK_BYTES: u64 = 1 << 30;
 const SECTOR_BYTES: u64 = 512;
+/// RocksDB's log is made of blocks, and no record of one goes over its end.
+const BLOCK_BYTES: usize = 32 << 10;
+const RECORD_HEAD_BYTES: usize = 7;
 
 pub fn run(stage: &mut Stage) -> io::Result<()> {
     let image = stage.folder.path().join("image");
@@ -70,20 +73,33 @@ fn logs(folder: &Path) -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
     Ok(found)
 }
 
-/// Of what was not synced, a beginning reached the disk all the same; its last sector perhaps in part.
+/// Of what was not synced, a beginning reached the disk all the same. If all was synced at that moment, a record that was
+/// about to be written is made up.
 fn tear(stage: &mut Stage, log: &Path, whole: &[u8]) -> io::Result<()> {
     let Ok(mut kept) = std::fs::read(log) else { return Ok(()) };
     let (from, to) = (kept.len(), whole.len());
-    if from >= to || !whole.starts_with(&kept) {
-        return Ok(());
+    if from < to && whole.starts_with(&kept) {
+        let more = stage.random.between(1, (to - from) as u64);
+        let mut end = from as u64 + more;
+        if stage.random.chance(70) {
+            end = end / SECTOR_BYTES * SECTOR_BYTES;
+        }
+        let end = usize::try_from(end).unwrap_or(to).max(from);
+        kept.extend_from_slice(&whole[from..end]);
+        stage.count("torn tails", 1);
+    } else if let Some(record) = part_of_a_record(stage, &kept) {
+        kept.extend_from_slice(&record);
+        stage.count("torn tails, made up", 1);
     }
-    let more = stage.random.between(1, (to - from) as u64);
-    let mut end = from as u64 + more;
-    if stage.random.chance(70) {
-        end = end / SECTOR_BYTES * SECTOR_BYTES;
-    }
-    let end = usize::try_from(end).unwrap_or(to).max(from);
-    kept.extend_from_slice(&whole[from..end]);
-    stage.count("torn tails", 1);
     std::fs::write(log, kept)
+}
+
+/// The beginning of a log's first record, without its end: checksum (4), length (2), type (1), then what it holds. It must fit
+/// into the block that the log ends in.
+fn part_of_a_record(stage: &mut Stage, log: &[u8]) -> Option<Vec<u8>> {
+    let length = usize::from(u16::from_le_bytes([*log.get(4)?, *log.get(5)?]));
+    let room = BLOCK_BYTES - log.len() % BLOCK_BYTES;
+    let most = (RECORD_HEAD_BYTES + length - 1).min(log.len());
+    let part = usize::try_from(stage.random.between(1, most as u64)).ok()?;
+    (RECORD_HEAD_BYTES + length <= room).then(|| log[..part].to_vec())
 }
