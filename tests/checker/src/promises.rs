@@ -23,6 +23,8 @@ pub struct Promises {
     pub flags_survive: bool,
     /// How many messages of a queue may be flagged after a crash although nobody saw them; `None`: all.
     pub flagged_max: Option<u64>,
+    /// What a passive declaration counts is what is there.
+    pub counts_exact: bool,
     /// A crash leaves no dead letter both in its old and in its new queue.
     pub dead_letters_once: bool,
 }
@@ -64,6 +66,7 @@ impl Promises {
             flags_survive: true,
             // The mark that is reserved ahead, and what was on its way to consumers.
             flagged_max: Some(16_384 + 2 * 4096),
+            counts_exact: true,
             dead_letters_once: true,
         }
     }
@@ -100,6 +103,8 @@ impl Promises {
             confirms_in_order: false,
             flags_survive: true,
             flagged_max: None,
+            // Its figures may be those of a moment ago.
+            counts_exact: false,
             dead_letters_once: false,
         }
     }

@@ -426,6 +426,11 @@ fn a_dead_letter_that_is_in_both_queues_is_one_too_many() {
     let mut story = dead_letter();
     story.deliver_from("dead", 1, 1, false).deliver(2, 1, false);
     assert_eq!(story.breaks(Rule::Duplicated).duplicated, 1);
+    let mut crashed = dead_letter();
+    crashed.crash(Crash::Kill).deliver_from("dead", 1, 1, false).deliver(2, 1, false);
+    crashed.breaks(Rule::Duplicated);
+    let careless = Promises { dead_letters_once: false, ..Promises::leveret() };
+    assert!(crashed.verdict(&careless).passed());
 }
 
 #[test]
