@@ -5,14 +5,12 @@
 //! does it act, through [`Acts::run`]: sockets, wake-ups, tickets.
 
 use super::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet, Terms};
-use super::deadlines::Deadlines;
 use super::log;
+use super::rows::{self, Read, Rows};
 use super::settings::{DELIVERY_LIMIT_DEFAULT, QueueType, Settings};
 use super::state::browse::Seen;
-use super::state::{
-    Commit, Dead, Effects, Facts, Got, InUse, Load, Look, Mark, Priorities, Recovered, Rules, State, Writes,
-};
-use super::tallies::{self, Tallies};
+use super::state::{Commit, Dead, Effects, Got, InUse, Load, Look, Priorities, Rules, State, Writes};
+use super::tallies;
 use super::timer::Timer;
 use crate::amqp::Table;
 use crate::clock::Clock;
@@ -23,7 +21,6 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -155,14 +152,6 @@ struct Inner {
     rows: Rows,
     memory_bytes: usize,
     backlog_bytes: usize,
-}
-
-/// Numbers of rows on disk.
-#[derive(Debug, Default)]
-struct Rows {
-    /// Of settled positions, by level.
-    settled: FxHashMap<u8, Range<u64>>,
-    tallies: Range<u64>,
 }
 
 #[derive(Clone)]
@@ -308,51 +297,10 @@ impl Queue {
     pub fn recover(identity: Identity, settings: Settings, around: &Surroundings) -> Result<Arc<Self>, String> {
         let id = identity.id;
         let found = around.store.recover(id).map_err(|error| error.to_string())?;
-        let mut rows = Rows::default();
-        let mut levels = BTreeMap::new();
-        for (number, octets) in &found.marks {
-            let mark = decode_mark(octets).ok_or("a queue's mark on disk can't be read")?;
-            levels.insert(log::level(*number), Recovered { mark, ..Recovered::default() });
-        }
-        let of_level = |levels: &mut BTreeMap<u8, Recovered>, position: u64| -> u8 {
-            let level = log::level(position);
-            levels.entry(level).or_insert_with(|| Recovered { mark: Mark::new(level), ..Recovered::default() });
-            level
-        };
-        for end in &found.ends {
-            let level = of_level(&mut levels, end.saturating_sub(1));
-            let mark = &mut levels.entry(level).or_default().mark;
-            mark.next = mark.next.max(*end);
-        }
-        for (number, row) in &found.settled {
-            let level = of_level(&mut levels, *number);
-            extend(rows.settled.entry(level).or_insert(*number..*number), *number);
-            let level = levels.entry(level).or_default();
-            let low = level.mark.low_water;
-            for range in decode_ranges(row).ok_or("a queue's settled positions on disk can't be read")? {
-                level.settled.insert(range.start.max(low)..range.end.max(low));
-            }
-        }
-        for (position, octets) in &found.facts {
-            let level = of_level(&mut levels, *position);
-            let facts = decode_facts(octets).ok_or("what is known of a queue's block on disk can't be read")?;
-            levels.entry(level).or_default().facts.push((*position, facts));
-        }
-        let mut tallies = Tallies::default();
-        for (number, row) in &found.tallies {
-            extend(&mut rows.tallies, *number);
-            for (range, tally) in tallies::decode(row).ok_or("a queue's delivery counts on disk can't be read")? {
-                tallies.set(range, tally);
-            }
-        }
-        for level in levels.values_mut() {
-            let settled_end = level.settled.iter().last().map_or(0, |range| range.end);
-            level.mark.next = level.mark.next.max(settled_end).max(level.mark.low_water);
-            let first = around.store.block_at(id, level.mark.low_water).map_err(|error| error.to_string())?;
-            level.first_block = first.unwrap_or(level.mark.low_water);
-        }
+        let first_block = |low_water| around.store.block_at(id, low_water).map_err(|error| error.to_string());
+        let Read { levels, tallies, rows } = rows::read(&found, first_block)?;
         let rules = rules(&identity, &settings, around);
-        let state = State::recovered(rules, levels.into_iter().collect(), tallies, around.clock.now_ms());
+        let state = State::recovered(rules, levels, tallies, around.clock.now_ms());
         let queue = Self::with_state(identity, settings, state, rows, around);
         queue.arm();
         Ok(queue)
@@ -849,7 +797,7 @@ impl Queue {
         for block in &writes.blocks {
             batch.put_block(id, block.first, &block.run, block.persistent);
             if let Some(facts) = &block.facts {
-                batch.put_facts(id, block.first, &encode_facts(facts));
+                batch.put_facts(id, block.first, &rows::encode_facts(facts));
             }
         }
         for &(first, persistent) in &writes.deleted {
@@ -859,7 +807,7 @@ impl Queue {
             batch.delete_blocks(id, range.clone(), *persistent, writes.facts);
         }
         if let Some(mark) = &writes.mark {
-            batch.put_mark(id, log::base(writes.level), &encode_mark(mark));
+            batch.put_mark(id, log::base(writes.level), &rows::encode_mark(mark));
         }
         let rows = rows.entry(writes.level).or_insert(log::base(writes.level)..log::base(writes.level));
         if let Some(all) = &writes.settled_all {
@@ -868,11 +816,11 @@ impl Queue {
             }
             rows.start = rows.end;
             if !all.is_empty() {
-                batch.put_settled(id, rows.end, &encode_ranges(all));
+                batch.put_settled(id, rows.end, &rows::encode_ranges(all));
                 rows.end += 1;
             }
         } else if !writes.settled.is_empty() {
-            batch.put_settled(id, rows.end, &encode_ranges(&writes.settled));
+            batch.put_settled(id, rows.end, &rows::encode_ranges(&writes.settled));
             rows.end += 1;
         }
     }
@@ -885,7 +833,7 @@ impl Source for Rest {
     fn take(&self, batch: &mut Batch<'_>) {
         self.0.take(batch);
         for (level, mark) in self.0.inner.lock().state.final_marks() {
-            batch.put_mark(self.0.identity.id, log::base(level), &encode_mark(&mark));
+            batch.put_mark(self.0.identity.id, log::base(level), &rows::encode_mark(&mark));
         }
     }
 
@@ -944,10 +892,6 @@ impl Source for Queue {
     }
 }
 
-fn extend(rows: &mut Range<u64>, number: u64) {
-    *rows = if rows.is_empty() { number..number + 1 } else { rows.start.min(number)..rows.end.max(number + 1) };
-}
-
 /// A queue's settings as its state's rules.
 fn rules(identity: &Identity, settings: &Settings, around: &Surroundings) -> Rules {
     let quorum = settings.queue_type == QueueType::Quorum;
@@ -975,59 +919,4 @@ fn rules(identity: &Identity, settings: &Settings, around: &Surroundings) -> Rul
         delayed_retry: settings.delayed_retry.filter(|_| quorum),
         delays: settings.delays,
     }
-}
-
-/// The format of facts; a number once given is never used for anything else.
-const FACTS_VERSION: u8 = 1;
-const FACTS_FIXED_BYTES: usize = 13;
-
-fn encode_facts(facts: &Facts) -> Vec<u8> {
-    let mut octets = vec![FACTS_VERSION];
-    octets.extend_from_slice(&facts.count.to_be_bytes());
-    octets.extend_from_slice(&facts.body_bytes.to_be_bytes());
-    if let Some(deadlines) = &facts.deadlines {
-        deadlines.encode(&mut octets);
-    }
-    octets
-}
-
-fn decode_facts(octets: &[u8]) -> Option<Facts> {
-    let (fixed, deadlines) = octets.split_first_chunk::<FACTS_FIXED_BYTES>()?;
-    let (&FACTS_VERSION, fixed) = fixed.split_first()? else { return None };
-    let (count, body_bytes) = fixed.split_first_chunk::<4>()?;
-    Some(Facts {
-        count: u32::from_be_bytes(*count),
-        body_bytes: number(body_bytes)?,
-        deadlines: Deadlines::decode(deadlines)?,
-    })
-}
-
-/// The format of a mark; a number once given is never used for anything else.
-const MARK_VERSION: u8 = 1;
-
-fn encode_mark(mark: &Mark) -> Vec<u8> {
-    let mut octets = vec![MARK_VERSION];
-    for number in [mark.low_water, mark.delivered_below, mark.next] {
-        octets.extend_from_slice(&number.to_be_bytes());
-    }
-    octets
-}
-
-fn decode_mark(octets: &[u8]) -> Option<Mark> {
-    let (&MARK_VERSION, numbers) = octets.split_first()? else { return None };
-    let mut numbers = numbers.chunks_exact(8).map(number);
-    Some(Mark { low_water: numbers.next()??, delivered_below: numbers.next()??, next: numbers.next()?? })
-}
-
-fn encode_ranges(ranges: &[Range<u64>]) -> Vec<u8> {
-    ranges.iter().flat_map(|range| [range.start, range.end]).flat_map(u64::to_be_bytes).collect()
-}
-
-fn decode_ranges(octets: &[u8]) -> Option<Vec<Range<u64>>> {
-    let (pairs, []) = octets.as_chunks::<16>() else { return None };
-    pairs.iter().map(|pair| Some(number(&pair[..8])?..number(&pair[8..])?)).collect()
-}
-
-fn number(octets: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(octets.try_into().ok()?))
 }

@@ -63,6 +63,11 @@ impl Deadlines {
         Some(joined)
     }
 
+    /// Whether all of them are of messages of a block of so many.
+    pub fn fit(&self, messages: u32) -> bool {
+        self.entries.iter().all(|entry| entry.offset.checked_add(entry.count).is_some_and(|end| end <= messages))
+    }
+
     /// The next deadline.
     pub fn next(&self) -> Option<u64> {
         self.entries.get(self.passed).map(|entry| entry.at_ms)

@@ -17,6 +17,7 @@ pub mod deadlines;
 pub mod delay;
 pub mod log;
 pub mod ranges;
+pub mod rows;
 pub mod settings;
 pub mod state;
 pub mod tallies;

@@ -149,6 +149,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
         &["queue", "message", "metrics", "store", "telemetry", "clock", "amqp", "refusal"],
         "the shell: it alone in a queue knows the store",
     ),
+    ("queue::rows", &["store::Recovered"], "it reads what the store found of a queue, and touches no store"),
     ("queue::state", &["queue", "message", "amqp::properties"], "a message says its own time to live and priority"),
     ("queue::log", &["queue", "message"], "the log is runs"),
     ("queue::timer", &["queue", "clock"], "it wakes queues"),
