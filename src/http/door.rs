@@ -43,10 +43,7 @@ pub enum Site {
 
 /// Serves it, until it is dropped and its connections with it.
 pub async fn serve(listener: TcpListener, known: Arc<Listener>, entrance: Entrance, broker: Arc<Broker>, site: Site) {
-    let router = TowerToHyperService::new(match site {
-        Site::Management(control) => super::router(&broker, &control),
-        Site::Metrics => super::prometheus::router(&broker),
-    });
+    let desk = Desk::new(&broker, &site);
     let places = Arc::new(Semaphore::new(broker.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
     let (crowded, is_crowded) = watch::channel(false);
     let mut clients = JoinSet::new();
@@ -75,14 +72,14 @@ pub async fn serve(listener: TcpListener, known: Arc<Listener>, entrance: Entran
                 place
             }
         };
-        let (broker, router) = (Arc::clone(&broker), router.clone());
+        let desk = desk.clone();
         let (entrance, is_crowded, known) = (entrance.clone(), is_crowded.clone(), Arc::clone(&known));
         clients.spawn(async move {
             let _place = place;
             match entrance.enter(stream, peer).await {
                 Ok(client) => {
                     let peer = client.peer;
-                    Client { peer, broker, router }.serve(client.into_stream(), is_crowded).await;
+                    desk.serve(peer, client.into_stream(), is_crowded).await;
                 }
                 Err(refused) => {
                     Errors::count(&known.errors.handshake);
@@ -93,15 +90,30 @@ pub async fn serve(listener: TcpListener, known: Arc<Listener>, entrance: Entran
     }
 }
 
-struct Client {
-    peer: SocketAddr,
+/// Where clients of a site are served.
+#[derive(Clone)]
+pub struct Desk {
     broker: Arc<Broker>,
     router: TowerToHyperService<axum::Router>,
 }
 
-impl Client {
-    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin, mut is_crowded: watch::Receiver<bool>) {
-        let Self { peer, broker, router } = self;
+impl Desk {
+    pub fn new(broker: &Arc<Broker>, site: &Site) -> Self {
+        let router = match site {
+            Site::Management(control) => super::router(broker, control),
+            Site::Metrics => super::prometheus::router(broker),
+        };
+        Self { broker: Arc::clone(broker), router: TowerToHyperService::new(router) }
+    }
+
+    /// Serves a client until it goes, or is idle when others need its place.
+    pub async fn serve(
+        self,
+        peer: SocketAddr,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+        mut is_crowded: watch::Receiver<bool>,
+    ) {
+        let Self { broker, router } = self;
         let settings = &broker.config.http;
         let pace = Arc::new(Pace::new());
         let service = service_fn({

@@ -44,7 +44,7 @@ mod vhosts;
 mod whoami;
 
 pub use control::{Control, Effective, Reloaded};
-pub use door::{Site, serve};
+pub use door::{Desk, Site, serve};
 
 use crate::broker::Broker;
 use answer::Answer;
@@ -86,8 +86,8 @@ fn routes(control: &Arc<dyn Control>) -> Vec<Route> {
     all
 }
 
-/// For those who only look at the routes.
-fn no_control() -> Arc<dyn Control> {
+/// For those who only look at the routes, or have no process to stop.
+pub fn no_control() -> Arc<dyn Control> {
     Arc::new(Nobody)
 }
 

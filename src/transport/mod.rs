@@ -8,7 +8,7 @@
 //! Reading and writing never wait by themselves: `try_read` and `try_write` do what can be done at once, and `readable`
 //! and `writable` wait. So a delivery can be written by the task that dispatched it, over TLS as well.
 
-mod proxy;
+pub mod proxy;
 pub mod tls;
 
 use crate::config::Network;

@@ -57,7 +57,7 @@ pub(super) async fn read(stream: &TcpStream) -> Result<Origin, Refused> {
 }
 
 /// The header at the beginning of `octets` and its length; `None` if it is not whole yet.
-fn parse(octets: &[u8]) -> Result<Option<(Origin, usize)>, Malformed> {
+pub fn parse(octets: &[u8]) -> Result<Option<(Origin, usize)>, Malformed> {
     let common = octets.len().min(SIGNATURE.len());
     if octets[..common] == SIGNATURE[..common] {
         return version_2(octets);
