@@ -28,6 +28,7 @@ mod explain;
 mod features;
 mod health;
 mod limits;
+mod listeners;
 mod logins;
 mod messages;
 mod overview;

@@ -2,11 +2,11 @@
 
 use super::access::Role;
 use super::answer::{Answer, Failure};
+use super::listeners::{contexts, listeners};
 use super::listing::{list, object};
 use super::request::Request;
 use super::route::Route;
 use super::stats::{Grids, Group, Past, message_stats};
-use crate::broker::listeners::{Listener, Protocol};
 use crate::broker::statistics::{CHURN_AT, NODE, NODE_AT, WHOLE};
 use crate::broker::{Broker, alarms::Alarm, readings};
 use crate::exchange::Type;
@@ -14,7 +14,6 @@ use crate::metrics::{CHURN, Grid, Recent, Retention, STATS, Sample, Snapshot, St
 use crate::queue::classic::NUMBERS;
 use crate::vhost::Vhost;
 use serde_json::{Map, Value as Json, json};
-use std::sync::Arc;
 
 pub fn routes() -> Vec<Route> {
     vec![
@@ -97,8 +96,7 @@ async fn overview(request: Request) -> Result<Answer, Failure> {
         }
         set("churn_rates", churn.into());
         set("node", broker.events().node().into());
-        let listeners = broker.listeners.list();
-        set("listeners", listeners.iter().map(|listener| shown_listener(listener, broker)).collect());
+        set("listeners", listeners(broker));
         set("contexts", contexts(broker, true));
     } else {
         // Of the virtual hosts that one may enter, all together; who looks at one of them sees its past too.
@@ -195,40 +193,6 @@ fn exchange_types() -> Json {
         .iter()
         .map(|kind| json!({"name": kind.name(), "description": described(*kind), "enabled": true}))
         .collect()
-}
-
-fn shown_listener(listener: &Listener, broker: &Broker) -> Json {
-    json!({
-        "node": broker.events().node(),
-        "protocol": listener.protocol_name(),
-        "ip_address": listener.address.ip().to_string(),
-        "port": listener.address.port(),
-        "socket_opts": {"backlog": crate::broker::listeners::BACKLOG, "nodelay": true},
-        "tls": listener.certificates.is_some(),
-    })
-}
-
-/// Where HTTP is spoken.
-fn contexts(broker: &Broker, with_node: bool) -> Json {
-    let described = |listener: &Arc<Listener>| {
-        let (description, path) = match listener.protocol {
-            Protocol::Amqp => return None,
-            Protocol::Http => ("RabbitMQ Management", format!("{}/", broker.config.http.path_prefix)),
-            Protocol::Prometheus => ("RabbitMQ Prometheus", "/".to_owned()),
-        };
-        let mut shown = json!({
-            "description": description,
-            "path": path,
-            "ip": listener.address.ip().to_string(),
-            "port": listener.address.port().to_string(),
-        });
-        if with_node {
-            shown["node"] = broker.events().node().into();
-            shown["ssl_opts"] = json!([]);
-        }
-        Some(shown)
-    };
-    broker.listeners.list().iter().filter_map(described).collect()
 }
 
 async fn nodes(request: Request) -> Result<Answer, Failure> {

@@ -568,6 +568,8 @@ impl Listener {
             "http" => "HTTP API",
             "https" => "HTTP API over TLS (HTTPS)",
             "http/prometheus" => "Prometheus exporter API over HTTP",
+            "https/prometheus" => "Prometheus exporter API over TLS (HTTPS)",
+            "clustering" | "clustering/ssl" => "CLI tool communication",
             other => other,
         }
     }
