@@ -18,40 +18,56 @@ pub fn named_exchange<'a>(resource: &str, arguments: &'a Table, key: &str) -> Re
     Ok(Some(name))
 }
 
-/// Compares a field of a declaration.
-pub fn equivalent_field<T: PartialEq + std::fmt::Display>(
-    resource: &str,
-    field: &str,
-    current: T,
-    received: T,
-) -> Result<(), Refusal> {
-    if current == received {
-        return Ok(());
+/// In what a declaration differs from what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    name: String,
+    received: String,
+    current: String,
+}
+
+impl Difference {
+    /// Compares a field of a declaration.
+    pub fn of_field<T: PartialEq + std::fmt::Display>(field: &str, current: T, received: T) -> Option<Self> {
+        (current != received).then(|| Self {
+            name: field.to_owned(),
+            received: format!("'{received}'"),
+            current: format!("'{current}'"),
+        })
     }
-    Err(inequivalent(resource, field, &format!("'{received}'"), &format!("'{current}'")))
+
+    /// Compares an argument of a declaration. Types don't matter where values are the same to Erlang: integers of all
+    /// widths, both floats, timestamps and integers, texts and octets.
+    pub fn of_argument(key: &str, current: Option<&Value>, received: Option<&Value>) -> Option<Self> {
+        let (current, received) = match (current, received) {
+            (None, None) => return None,
+            (Some(current), Some(received)) if same(current, received) => return None,
+            (Some(current), Some(received)) => (one_of_two(current), one_of_two(received)),
+            (current, received) => (only_one(current), only_one(received)),
+        };
+        Some(Self { name: key.to_owned(), received, current })
+    }
 }
 
-/// Compares an argument of a declaration. Types don't matter where values are the same to Erlang: integers of all
-/// widths, both floats, timestamps and integers, texts and octets.
-pub fn equivalent_argument(
-    resource: &str,
-    key: &str,
-    current: Option<&Value>,
-    received: Option<&Value>,
-) -> Result<(), Refusal> {
-    let (current_text, received_text) = match (current, received) {
-        (None, None) => return Ok(()),
-        (Some(current), Some(received)) if same(current, received) => return Ok(()),
-        (Some(current), Some(received)) => (one_of_two(current), one_of_two(received)),
-        (current, received) => (only_one(current), only_one(received)),
-    };
-    Err(inequivalent(resource, key, &received_text, &current_text))
+impl std::fmt::Display for Difference {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, received, current } = self;
+        write!(out, "'{name}': received {received} but current is {current}")
+    }
 }
 
-fn inequivalent(resource: &str, name: &str, received: &str, current: &str) -> Refusal {
-    Refusal::precondition(format!(
-        "inequivalent arg '{name}' for {resource}: received {received} but current is {current}"
-    ))
+/// Refuses a declaration that differs from what is there. RabbitMQ tells of the first difference and leaves the next for
+/// the next try; here they may follow its words. `resource` is "queue 'q' in vhost '/'".
+pub fn check_equivalent(resource: &str, differences: impl IntoIterator<Item = Difference>) -> Result<(), Refusal> {
+    let mut differences = differences.into_iter();
+    let Some(Difference { name, received, current }) = differences.next() else { return Ok(()) };
+    let text = format!("inequivalent arg '{name}' for {resource}: received {received} but current is {current}");
+    let mut more = String::new();
+    for (at, difference) in differences.enumerate() {
+        more += if at == 0 { "; also " } else { ", " };
+        more += &difference.to_string();
+    }
+    Err(Refusal { more, ..Refusal::precondition(text) })
 }
 
 /// How a value is shown beside another one. That void reads "none" is RabbitMQ's way.
@@ -102,8 +118,8 @@ mod tests {
     const QUEUE: &str = "queue 'q' in vhost '/'";
 
     fn refusal(current: Option<Value>, received: Option<Value>) -> String {
-        let result = equivalent_argument(QUEUE, "x-a", current.as_ref(), received.as_ref());
-        let text = result.expect_err("they differ").text;
+        let difference = Difference::of_argument("x-a", current.as_ref(), received.as_ref());
+        let text = check_equivalent(QUEUE, difference).expect_err("they differ").text;
         text.strip_prefix("inequivalent arg 'x-a' for queue 'q' in vhost '/': ").expect("the usual start").to_owned()
     }
 
@@ -120,9 +136,9 @@ mod tests {
             (Value::Float(1.5), Value::Double(1.5)),
             (text("a"), Value::ByteArray(b"a".as_slice().into())),
         ] {
-            assert_eq!(equivalent_argument(QUEUE, "x-a", Some(&a), Some(&b)), Ok(()), "{a:?} {b:?}");
+            assert_eq!(Difference::of_argument("x-a", Some(&a), Some(&b)), None, "{a:?} {b:?}");
         }
-        assert_eq!(equivalent_argument(QUEUE, "x-a", None, None), Ok(()));
+        assert_eq!(Difference::of_argument("x-a", None, None), None);
     }
 
     #[test]
@@ -142,6 +158,19 @@ mod tests {
         assert_eq!(refusal(int(), Some(array)), "received '[{longstr,<<\"a\">>},{signedint,1}]' but current is '10'");
         let decimal = Value::DecimalValue(DecimalValue { scale: 1, value: 5 });
         assert_eq!(refusal(Some(decimal), None), "received none but current is the value '{1,5}' of type 'decimal'");
+    }
+
+    #[test]
+    fn all_differences_are_told_behind_the_first() {
+        let field = |name| Difference::of_field(name, false, true).unwrap();
+        assert_eq!(check_equivalent(QUEUE, []), Ok(()));
+        let said = |differences: &[Difference]| check_equivalent(QUEUE, differences.to_vec()).unwrap_err().whole_text();
+        let first = "inequivalent arg 'a' for queue 'q' in vhost '/': received 'true' but current is 'false'";
+        assert_eq!(said(&[field("a")]), first);
+        let all = format!(
+            "{first}; also 'b': received 'true' but current is 'false', 'c': received 'true' but current is 'false'"
+        );
+        assert_eq!(said(&[field("a"), field("b"), field("c")]), all);
     }
 
     #[test]

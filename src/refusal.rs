@@ -9,6 +9,8 @@ pub struct Refusal {
     pub reason: Reason,
     /// What RabbitMQ writes behind the name of the reply code.
     pub text: String,
+    /// What is said behind it to those who read a text and not a field of a document; mostly nothing.
+    pub more: String,
 }
 
 /// The kinds of refusals, by what a caller does about them.
@@ -36,7 +38,12 @@ pub enum Reason {
 
 impl Refusal {
     pub fn new(reason: Reason, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into() }
+        Self { reason, text: text.into(), more: String::new() }
+    }
+
+    /// Both texts.
+    pub fn whole_text(&self) -> String {
+        format!("{}{}", self.text, self.more)
     }
 
     pub fn access(text: impl Into<String>) -> Self {

@@ -27,6 +27,8 @@ pub enum ReplyCode {
 
 /// The longest reply text: a short string on the wire.
 const TEXT_BYTES_MAX: usize = 255;
+/// A longer word is no word, but a name that somebody has thought of.
+const WORD_BYTES: usize = 40;
 
 impl ReplyCode {
     /// The number on the wire.
@@ -63,12 +65,15 @@ impl ReplyCode {
         }
     }
 
-    /// `NAME - explanation`; if it does not fit a short string, cut at a character boundary and with dots at the end,
-    /// as RabbitMQ does.
+    /// `NAME - explanation`; if it does not fit a short string, cut and with dots at the end, as RabbitMQ does: behind a
+    /// word, or within one that is long.
     pub fn text(self, explanation: &str) -> String {
         let mut text = format!("{} - {explanation}", self.name());
         if text.len() > TEXT_BYTES_MAX {
             truncate(&mut text, TEXT_BYTES_MAX - 3);
+            if let Some(space) = text.rfind(' ').filter(|space| text.len() - space <= WORD_BYTES) {
+                text.truncate(space);
+            }
             text.push_str("...");
         }
         text
@@ -88,8 +93,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_text_is_cut_at_a_character() {
+    fn a_long_text_is_cut_behind_a_word_or_at_a_character() {
         let text = ReplyCode::NotFound.text(&"ä".repeat(300));
-        assert!(text.len() <= 255 && text.starts_with("NOT_FOUND - ää"));
+        assert!((250..=255).contains(&text.len()) && text.starts_with("NOT_FOUND - ää") && text.ends_with("ä..."));
+        let text = ReplyCode::NotFound.text(&"words ".repeat(100));
+        assert!((240..=255).contains(&text.len()) && text.ends_with("words words..."), "{text}");
     }
 }

@@ -48,7 +48,7 @@ impl Fault {
     }
 
     fn refused(refusal: Refusal, id: Id) -> Self {
-        Self { code: refusal.reply_code(), text: refusal.text, id }
+        Self { code: refusal.reply_code(), text: refusal.whole_text(), id }
     }
 }
 

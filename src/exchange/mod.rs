@@ -36,7 +36,7 @@ pub use binding::{Binding, Destination};
 
 use crate::amqp::properties::Properties;
 use crate::amqp::table::Table;
-use crate::declaration;
+use crate::declaration::{self, Difference};
 use crate::refusal::Refusal;
 use consistent_hash::Ring;
 use headers::{Headers, Matcher};
@@ -161,25 +161,18 @@ pub fn check_type_arguments(kind: Type, arguments: &Table) -> Result<(), Refusal
     }
 }
 
-/// Whether a declaration fits the exchange that is there (`rabbit_exchange:assert_equivalence`). Of the arguments only
-/// the alternate exchange counts, whatever the type.
-#[cfg(test)]
-fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> Result<(), Refusal> {
-    differences(resource, current, received).next().map_or(Ok(()), Err)
-}
-
-/// All for which it does not, in that order.
-pub fn differences(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> impl Iterator<Item = Refusal> {
-    let key = ALTERNATE_EXCHANGE;
-    let argument = |declared: &Declared<'_>| declared.arguments.inner().get(key).cloned();
+/// In what a declaration does not fit the exchange that is there (`rabbit_exchange:assert_equivalence`), in this order. Of
+/// the arguments only the alternate exchange counts, whatever the type.
+pub fn differences(current: &Declared<'_>, received: &Declared<'_>) -> Vec<Difference> {
+    let argument = |declared: &Declared<'_>| declared.arguments.inner().get(ALTERNATE_EXCHANGE).cloned();
     let checks = [
-        declaration::equivalent_field(resource, "type", atom(current.kind), atom(received.kind)),
-        declaration::equivalent_field(resource, "durable", current.durable, received.durable),
-        declaration::equivalent_field(resource, "auto_delete", current.auto_delete, received.auto_delete),
-        declaration::equivalent_field(resource, "internal", current.internal, received.internal),
-        declaration::equivalent_argument(resource, key, argument(current).as_ref(), argument(received).as_ref()),
+        Difference::of_field("type", atom(current.kind), atom(received.kind)),
+        Difference::of_field("durable", current.durable, received.durable),
+        Difference::of_field("auto_delete", current.auto_delete, received.auto_delete),
+        Difference::of_field("internal", current.internal, received.internal),
+        Difference::of_argument(ALTERNATE_EXCHANGE, argument(current).as_ref(), argument(received).as_ref()),
     ];
-    checks.into_iter().filter_map(Result::err)
+    checks.into_iter().flatten().collect()
 }
 
 /// A type's name as Erlang prints an atom: with quotes of its own if it has more than letters in it.

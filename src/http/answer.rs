@@ -202,6 +202,10 @@ impl Failure {
 /// As `rabbit_mgmt_util:direct_request` says it.
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
+        if !refusal.more.is_empty() {
+            // Programs compare a reason with RabbitMQ's.
+            tracing::warn!("refused over HTTP: {}", refusal.whole_text());
+        }
         match refusal.reason {
             Reason::NotFound => Self::not_found(&refusal.text),
             Reason::AccessRefused | Reason::NotAllowed => Self::not_allowed("Access refused."),

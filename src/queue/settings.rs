@@ -13,7 +13,7 @@
 
 use crate::amqp::table::{Table, Value, as_i64, as_str, type_name};
 use crate::amqp::term::string;
-use crate::declaration;
+use crate::declaration::{self, Difference};
 use crate::policy::{Applied, Terms, smaller_limit};
 use crate::refusal::Refusal;
 use std::sync::Arc;
@@ -593,31 +593,21 @@ fn delayed_retry(arguments: &Table, terms: &Terms) -> Option<DelayedRetry> {
     Some(DelayedRetry { of, min_ms, max_ms })
 }
 
-/// Whether a declaration fits the queue that is there, once its exclusive owner has been checked
-/// (`rabbit_amqqueue:assert_equivalence`): durable, auto-delete, then the arguments that the type of the queue *there*
+/// In what a declaration does not fit the queue that is there, once its exclusive owner has been checked
+/// (`rabbit_amqqueue:assert_equivalence`), in this order: durable, auto-delete, then the arguments that the type of the queue *there*
 /// knows. The declaration's own arguments are not checked.
-#[cfg(test)]
-fn equivalent(resource: &str, current: &Declared<'_>, received: &Declared<'_>) -> Result<(), Refusal> {
-    differences(resource, current, received).next().map_or(Ok(()), Err)
-}
-
-/// All for which it does not, in that order.
-pub fn differences<'a>(
-    resource: &'a str,
-    current: &'a Declared<'_>,
-    received: &'a Declared<'_>,
-) -> impl Iterator<Item = Refusal> + 'a {
+pub fn differences(current: &Declared<'_>, received: &Declared<'_>) -> Vec<Difference> {
     // An exclusive queue is never durable, whatever was asked for.
     let durable = |declared: &Declared<'_>| declared.durable && !declared.exclusive;
     let fields = [
-        declaration::equivalent_field(resource, "durable", durable(current), durable(received)),
-        declaration::equivalent_field(resource, "auto_delete", current.auto_delete, received.auto_delete),
+        Difference::of_field("durable", durable(current), durable(received)),
+        Difference::of_field("auto_delete", current.auto_delete, received.auto_delete),
     ];
-    let arguments = QueueType::of(current.arguments).arguments().iter().map(move |key| {
+    let arguments = QueueType::of(current.arguments).arguments().iter().map(|key| {
         let (current, received) = (compared(key, current.arguments), compared(key, received.arguments));
-        declaration::equivalent_argument(resource, key, current.as_ref(), received.as_ref())
+        Difference::of_argument(key, current.as_ref(), received.as_ref())
     });
-    fields.into_iter().chain(arguments).filter_map(Result::err)
+    fields.into_iter().chain(arguments).flatten().collect()
 }
 
 /// An argument as it is compared and shown: no type is classic, an age is milliseconds.
@@ -979,10 +969,9 @@ mod tests {
     /// The refusal to redeclare one durable queue as another, without its usual start.
     fn redeclared(current: &[(&str, Value)], received: &[(&str, Value)]) -> String {
         let (current, received) = (table(current), table(received));
-        match equivalent(QUEUE, &durable(&current), &durable(&received)) {
-            Ok(()) => "the same".to_owned(),
-            Err(refusal) => refusal.text.trim_start_matches("inequivalent arg ").replace(&format!(" for {QUEUE}"), ""),
-        }
+        let differences = differences(&durable(&current), &durable(&received));
+        let said: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        if said.is_empty() { "the same".to_owned() } else { said.join(", ") }
     }
 
     #[test]
@@ -997,7 +986,7 @@ mod tests {
         );
         assert_eq!(
             redeclared(&[limit(10), ("x-expires", int(1))], &[limit(11), ("x-expires", int(2))]),
-            "'x-expires': received '2' but current is '1'"
+            "'x-expires': received '2' but current is '1', 'x-max-length': received '11' but current is '10'"
         );
     }
 
@@ -1010,7 +999,8 @@ mod tests {
         assert_eq!(redeclared(&[kind("quorum")], &[]), "'x-queue-type': received 'classic' but current is 'quorum'");
         assert_eq!(
             redeclared(&[kind("quorum")], &[kind("classic"), ("x-max-length", int(5))]),
-            "'x-max-length': received the value '5' of type 'long' but current is none"
+            "'x-max-length': received the value '5' of type 'long' but current is none, \
+             'x-queue-type': received 'classic' but current is 'quorum'"
         );
         assert_eq!(redeclared(&[kind("quorum")], &[kind("quorum"), ("x-max-priority", int(5))]), "the same");
     }
@@ -1030,17 +1020,16 @@ mod tests {
     fn redeclaring_compares_properties_first() {
         let (ten, none) = (table(&[("x-max-length", int(10))]), Table::default());
         let current = durable(&ten);
-        let refusal = |received| equivalent(QUEUE, &current, &received).unwrap_err().text;
+        let said = |received| -> Vec<_> { differences(&current, &received).iter().map(ToString::to_string).collect() };
+        let argument = "'x-max-length': received none but current is the value '10' of type 'long'";
+        let auto_delete = "'auto_delete': received 'true' but current is 'false'";
         assert_eq!(
-            refusal(Declared { durable: false, auto_delete: true, ..durable(&none) }),
-            format!("inequivalent arg 'durable' for {QUEUE}: received 'false' but current is 'true'")
+            said(Declared { durable: false, auto_delete: true, ..durable(&none) }),
+            ["'durable': received 'false' but current is 'true'", auto_delete, argument]
         );
-        assert_eq!(
-            refusal(Declared { auto_delete: true, ..durable(&none) }),
-            format!("inequivalent arg 'auto_delete' for {QUEUE}: received 'true' but current is 'false'")
-        );
+        assert_eq!(said(Declared { auto_delete: true, ..durable(&none) }), [auto_delete, argument]);
         let exclusive = Declared { exclusive: true, ..durable(&none) };
-        assert_eq!(equivalent(QUEUE, &exclusive, &Declared { durable: false, ..exclusive }), Ok(()));
+        assert_eq!(differences(&exclusive, &Declared { durable: false, ..exclusive }), []);
     }
 
     /// A queue of this type with these arguments, under a policy with this definition.

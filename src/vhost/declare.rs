@@ -9,6 +9,7 @@ use super::topology::{Exchange, Removed, Topology};
 use super::{Actor, Vhost};
 use crate::amqp::Table;
 use crate::auth::Access;
+use crate::declaration::check_equivalent;
 use crate::exchange::{self, Binding, Bound, Destination, Router, Type};
 use crate::metrics::Churn;
 use crate::queue::classic::{Acts, Counts, Identity};
@@ -160,7 +161,7 @@ impl Vhost {
                 arguments: if asked.contains_key("x-queue-type") { &asked } else { &wish.arguments },
                 ..wish.declared()
             };
-            one_of(settings::differences(&resource, &current, &received), actor)?;
+            check_equivalent(&resource, settings::differences(&current, &received))?;
             touch(&queue);
             Churn::count(&self.house.churn.queue_declared);
             return Ok(((Found::new(queue), false), None));
@@ -394,7 +395,7 @@ impl Vhost {
         let full = self.check_exchange_limit(&resource);
         let mut topology = self.topology.write();
         if let Some(found) = topology.exchanges.get(&*name) {
-            one_of(exchange::differences(&resource, &found.declared(), &received), actor)?;
+            check_equivalent(&resource, exchange::differences(&found.declared(), &received))?;
             return Ok((false, None));
         }
         if name.starts_with("amq.") {
@@ -587,22 +588,6 @@ impl Vhost {
     pub fn keeps_messages(&self) -> bool {
         self.house.store.durability() != Durability::Memory
     }
-}
-
-/// A client is told the first thing in which its declaration differs, in RabbitMQ's words; the log has all of them.
-fn one_of(differences: impl Iterator<Item = Refusal>, actor: &Actor) -> Result<(), Refusal> {
-    let mut differences = differences.peekable();
-    let Some(first) = differences.next() else { return Ok(()) };
-    if differences.peek().is_some() {
-        let more: Vec<_> = differences.map(|refusal| refusal.text).collect();
-        tracing::warn!(
-            "user '{}' is told of one difference only: {}; also: {}",
-            actor.user,
-            first.text,
-            more.join("; ")
-        );
-    }
-    Err(first)
 }
 
 fn queue_resource(vhost: &str, name: &str) -> String {

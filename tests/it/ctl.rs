@@ -485,23 +485,6 @@ fn a_file_is_held_against_a_broker_and_applied() {
 }
 
 #[test]
-fn a_declaration_that_differs_in_more_than_the_client_is_told_is_logged_whole() {
-    let tools = Tools::new();
-    let mut peer = Peer::open(&tools.broker);
-    peer.declare(1, Declare::durable("q"));
-    let wish = json!({"durable": false, "auto_delete": true, "arguments": {"x-max-length": 5}});
-    let reply = Api::of(&tools.broker).put("/api/queues/%2F/q", wish);
-    let told = "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'false' but current is 'true'";
-    assert!(reply.json()["reason"].as_str().unwrap().contains(told), "{reply:?}");
-    let all = "also: inequivalent arg 'auto_delete' for queue 'q' in vhost '/': received 'true' but current is 'false'; \
-               inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received the value '5' of type 'long' but \
-               current is none";
-    eventually("all differences in the log", || {
-        tools.broker.log().iter().any(|line| line.contains(told) && line.contains(all)).then_some(())
-    });
-}
-
-#[test]
 fn the_server_and_the_tools_answer_to_rabbitmqs_names_in_every_way() {
     let tools = Tools::new();
     let folder = TempDir::new().unwrap();

@@ -1,8 +1,9 @@
 //! What is declared, published and got over the management API: by the rules of AMQP, and seen over AMQP.
 
-use super::support::peer::{Incoming, PERSISTENT, PLAIN};
+use super::support::peer::{Incoming, PERSISTENT, PLAIN, declare_queue};
 use super::support::{Api, Broker, Declare, Peer, eventually};
 use amq_protocol::protocol::{AMQPClass, connection};
+use amq_protocol::types::FieldTable;
 use serde_json::{Map, Value as Json, json};
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -130,6 +131,24 @@ fn names_of_all_kinds_go_through_paths() {
         assert_eq!((&bindings[0]["routing_key"], &bindings[0]["destination"]), (&json!(name), &json!(name)));
         assert_eq!(api.delete(&path).status, 204, "{name}");
     }
+}
+
+#[test]
+fn who_declares_something_else_is_told_everything_that_differs() {
+    let broker = start();
+    let mut peer = Peer::open(&broker);
+    peer.declare(1, Declare::durable("q"));
+    let first = "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'false' but current is 'true'";
+    let second = "'auto_delete': received 'true' but current is 'false'";
+    let third = "'x-max-length': received the value '5' of type 'long' but current is none";
+    let wish = json!({"durable": false, "auto_delete": true, "arguments": {"x-max-length": 5}});
+    // Over HTTP the reason is RabbitMQ's alone, and the log has the rest.
+    assert_eq!(Api::of(&broker).put("/api/queues/%2F/q", wish).said(), bad(first));
+    let all = format!("{first}; also {second}, {third}");
+    eventually("all differences in the log", || broker.log().iter().any(|line| line.ends_with(&all)).then_some(()));
+    let wish = Declare { auto_delete: true, ..Declare::transient("q") };
+    peer.method(1, declare_queue(wish, FieldTable::default()));
+    peer.expect_channel_close(1, 406, &format!("PRECONDITION_FAILED - {first}; also {second}"));
 }
 
 #[test]
