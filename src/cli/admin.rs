@@ -601,7 +601,7 @@ impl Admin {
         let is_toml = Path::new(file).extension().is_some_and(|extension| extension == "toml");
         match definitions::export(&self.api, vhost, file, is_toml) {
             Ok(Output::Text(text)) => Ok(text),
-            Ok(_) => self.said(&format!("Exported definitions for {} to \"{file}\"", self.api.url)),
+            Ok(_) => self.said(&format!("Exported definitions for {} to \"{file}\"", self.api.url())),
             Err(failure) => Err((FAILED, failure.text)),
         }
     }
@@ -610,7 +610,7 @@ impl Admin {
         let (file, vhost) = (self.file(order)?, order.get("vhost").or(self.manner.vhost.as_deref()));
         let is_toml = Path::new(file).extension().is_some_and(|extension| extension == "toml");
         match definitions::import(&self.api, vhost, file, is_toml) {
-            Ok(_) => self.said(&format!("Uploaded definitions from \"{file}\" to {}.", self.api.url)),
+            Ok(_) => self.said(&format!("Uploaded definitions from \"{file}\" to {}.", self.api.url())),
             Err(failure) => Err((FAILED, failure.text)),
         }
     }

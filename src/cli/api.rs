@@ -1,8 +1,9 @@
 //! The tools' way to a running broker: its management API.
 //!
 //! Where it is and who asks is said by flags, then by variables, then by a file as `rabbitmqadmin` has it
-//! (`~/.rabbitmqadmin.conf`). Where nobody says, it is the broker that the settings of this machine describe, as its default
-//! user.
+//! (`~/.rabbitmqadmin.conf`). Where nobody says, it is the broker whose data folder the settings of this machine name, if
+//! that can be read: there it has left where it is, and a secret that needs no user. Where it can't, it is the usual port, and
+//! the default user.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use clap::Args;
 use serde_json::Value as Json;
 use ureq::http::{Method, Request};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
+
+use crate::config::Config;
+use crate::server::TOOLS_PASS;
 
 /// How long the whole of a call may take, if nobody says.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,16 +53,27 @@ pub struct Target {
     /// The section of that file
     #[arg(long, value_name = "SECTION", default_value = "default")]
     pub api_section: String,
+    /// The data folder of a broker on this machine: who may read it needs no password [default: as the settings have it]
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// Where the API is, and who asks.
 #[derive(Debug, Clone)]
 pub struct Api {
-    pub url: String,
-    pub user: String,
-    pub password: String,
+    place: Place,
+    /// What a broker on this machine may have left, of which nobody has said where it is or who asks. Looked for at each
+    /// call: it may be starting.
+    pass: Option<PathBuf>,
     cacert: Option<PathBuf>,
     patience: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Place {
+    url: String,
+    user: String,
+    password: String,
 }
 
 /// A body to send, and what it is.
@@ -110,12 +125,19 @@ impl Target {
             let path = variable(&format!("{name}_FILE"));
             variable(name).or_else(|| Some(std::fs::read_to_string(path?).ok()?.trim_end().to_owned()))
         };
-        let user = self.user.clone().or(file.user).or_else(|| secret("RABBITMQ_DEFAULT_USER"));
-        let password = self.password.clone().or(file.password).or_else(|| secret("RABBITMQ_DEFAULT_PASS"));
+        let said_url = self.url.clone().or(file.url);
+        let (user, password) = (self.user.clone().or(file.user), self.password.clone().or(file.password));
+        let is_said = said_url.is_some() || user.is_some() || password.is_some();
+        let pass = if is_said { None } else { self.data_dir.clone().or_else(data_dir) };
+        let user = user.or_else(|| secret("RABBITMQ_DEFAULT_USER"));
+        let password = password.or_else(|| secret("RABBITMQ_DEFAULT_PASS"));
         Ok(Api {
-            url: self.url.clone().or(file.url).unwrap_or_else(|| URL.to_owned()),
-            user: user.unwrap_or_else(|| GUEST.to_owned()),
-            password: password.unwrap_or_else(|| GUEST.to_owned()),
+            place: Place {
+                url: said_url.unwrap_or_else(|| URL.to_owned()),
+                user: user.unwrap_or_else(|| GUEST.to_owned()),
+                password: password.unwrap_or_else(|| GUEST.to_owned()),
+            },
+            pass: pass.map(|folder| folder.join(TOOLS_PASS)),
             cacert: self.cacert.clone().or(file.cacert),
             patience: PATIENCE,
         })
@@ -141,6 +163,12 @@ impl Target {
             Err(error) => Err(format!("{} can't be read: {error}", path.display())),
         }
     }
+}
+
+/// Where the broker of this machine would have its data.
+fn data_dir() -> Option<PathBuf> {
+    let (config, _) = Config::load(&super::serve::Arguments::default().sources()).ok()?;
+    Some(config.data_dir)
 }
 
 /// What a section of `rabbitmqadmin`'s file says.
@@ -193,7 +221,22 @@ impl Api {
 
     /// The same place, somebody else who asks.
     pub fn by(&self, user: &str, password: &str) -> Self {
-        Self { user: user.to_owned(), password: password.to_owned(), ..self.clone() }
+        let place = Place { user: user.to_owned(), password: password.to_owned(), ..self.place() };
+        Self { place, pass: None, ..self.clone() }
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        self.place().url
+    }
+
+    fn place(&self) -> Place {
+        let left = self.pass.as_ref().and_then(|pass| std::fs::read_to_string(pass).ok());
+        let section = left.and_then(|text| Section::find(&text, "default")).unwrap_or_default();
+        match (section.url, section.user, section.password) {
+            (Some(url), Some(user), Some(password)) => Place { url, user, password },
+            _ => self.place.clone(),
+        }
     }
 
     pub fn get(&self, path: &str) -> Result<Json, Failure> {
@@ -225,14 +268,15 @@ impl Api {
         headers: &[(&str, &str)],
         body: Body<'_>,
     ) -> Result<Json, Failure> {
-        let url = format!("{}/api{path}", self.url.trim_end_matches('/'));
+        let Place { url, user, password } = self.place();
+        let url = format!("{}/api{path}", url.trim_end_matches('/'));
         let failed = |error: &ureq::Error| {
             let why = format!("{url}: {error}");
             if matches!(error, ureq::Error::Timeout(_)) { Failure::Late(why) } else { Failure::Unreachable(why) }
         };
         let unreachable = |why: String| Failure::Unreachable(format!("{url}: {why}"));
-        let agent = self.agent().map_err(unreachable)?;
-        let pair = BASE64.encode(format!("{}:{}", self.user, self.password));
+        let agent = self.agent(&url).map_err(unreachable)?;
+        let pair = BASE64.encode(format!("{user}:{password}"));
         let method = Method::from_bytes(method.as_bytes()).map_err(|error| unreachable(error.to_string()))?;
         let has_body = method == Method::POST || method == Method::PUT;
         let mut request = Request::builder().method(method).uri(&url).header("Authorization", format!("Basic {pair}"));
@@ -265,12 +309,12 @@ impl Api {
         Err(Failure::Refused { status: status.as_u16(), reason, body: json })
     }
 
-    fn agent(&self) -> Result<ureq::Agent, String> {
+    fn agent(&self, url: &str) -> Result<ureq::Agent, String> {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(self.patience))
             .user_agent(concat!("leveret/", env!("CARGO_PKG_VERSION")));
-        if !self.url.starts_with("https:") {
+        if !url.starts_with("https:") {
             return Ok(config.build().into());
         }
         let roots = authorities(self.cacert.as_deref().unwrap_or(Path::new(TRUSTED)))?;

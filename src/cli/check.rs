@@ -93,7 +93,7 @@ fn plan(path: &Path, against: &Against) -> Result<Report, String> {
     let mut said = format!(
         "{} against {}: {} to create, {} to change, {}, {} unchanged",
         path.display(),
-        api.url,
+        api.url(),
         count("create"),
         count("change"),
         counted(count("conflict"), "conflict"),

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args};
 
-use crate::config::{Default, Host, Kind, SETTINGS, Setting, Sources};
+use crate::config::{self, Host, Kind, SETTINGS, Setting, Sources};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Arguments {
     /// The file of settings: leveret.toml, a rabbitmq.conf, or a folder of .conf files
     ///
@@ -41,7 +41,7 @@ impl Arguments {
 }
 
 /// A flag for each setting: keys and the values given.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct SettingFlags(Vec<(String, Vec<String>)>);
 
 impl SettingFlags {
@@ -49,8 +49,8 @@ impl SettingFlags {
         SETTINGS.iter().filter_map(|setting| {
             let default = match setting.default {
                 // On a command line texts have no quotes, and lists no brackets.
-                Default::Written(value) => value.trim_matches(['[', ']', '"']).to_owned(),
-                Default::Found { how, .. } => how.replace('`', ""),
+                config::Default::Written(value) => value.trim_matches(['[', ']', '"']).to_owned(),
+                config::Default::Found { how, .. } => how.replace('`', ""),
             };
             let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
             let about = format!("{}{default}", capitalised(&setting.about.replace('`', "")));

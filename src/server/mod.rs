@@ -1,6 +1,7 @@
 //! Sockets in, connections out: bind, accept, stop.
 
 mod confine;
+mod pass;
 mod reload;
 mod supervisor;
 
@@ -15,6 +16,8 @@ use crate::transport::tls::{Acceptor, Mistake};
 use crate::transport::{Entrance, Refused};
 use crate::written::{Place, Remark, Remarks};
 use parking_lot::Mutex;
+pub use pass::FILE as TOOLS_PASS;
+use pass::Pass;
 use reload::Reloader;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -198,6 +201,7 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
         tracing::info!("started {kind} listener on {}", known.address);
         accepting.push(tokio::spawn(accept(listener, known, entrance, Arc::clone(&broker), Arc::clone(&door))));
     }
+    let pass = Pass::write(&broker);
     // Test-container libraries wait for these very words on standard output.
     tracing::info!("Server startup complete; 4 plugins started.");
     supervisor::ready();
@@ -206,6 +210,7 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
         _ = interrupt.recv() => true,
     };
     supervisor::stopping();
+    drop(pass);
     tracing::info!("stopping: connections are closed, then everything is written");
     let hurried = tokio::select! {
         () = stop(&broker, accepting) => false,

@@ -2,8 +2,10 @@
 
 use super::support::peer::PLAIN;
 use super::support::{Api, Broker, Declare, Peer, eventually};
+use amq_protocol::types::FieldTable;
 use serde_json::{Value as Json, json};
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
@@ -354,6 +356,70 @@ fn the_process_is_told_and_stopped() {
     assert_eq!(tools.broker.wait().code(), Some(0));
     assert_eq!(tools.ctl(&["-q", "stop", "--idempotent"]).lines().count(), 1);
     assert_eq!(tools.refused(&["stop"]).0, 69);
+}
+
+#[test]
+fn who_may_read_the_data_folder_needs_no_password() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut tools = Tools::new();
+    let file = tools.broker.folder().join("ctl.conf");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(tools.broker.folder()), mode(&file)), (0o700, 0o600));
+    let secret = |file: &Path| {
+        let text = std::fs::read_to_string(file).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("password = \"")).unwrap().to_owned();
+        line.trim_end_matches('"').to_owned()
+    };
+    // Nobody has a password that is known, and nothing says where the broker is.
+    tools.ctl(&["change_password", "guest", "other"]);
+    let ctl = |broker: &Broker, how: &[&str], arguments: &[&str]| {
+        let mut command = Command::new(tools.folder.path().join("rabbitmqctl"));
+        command.env_clear().env("HOME", tools.folder.path()).args(how).args(arguments);
+        if how.is_empty() {
+            command.env("LEVERET_DATA_DIR", broker.folder());
+        }
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let folder = tools.broker.folder().to_str().unwrap().to_owned();
+    for how in [&[][..], &["--data-dir", &folder]] {
+        assert_eq!(ctl(&tools.broker, how, &["-s", "list_users"]), (0, "guest\t[administrator]\n".to_owned()));
+    }
+    // It does everything, in virtual hosts that no user may enter as well.
+    assert_eq!(ctl(&tools.broker, &[], &["add_vhost", "v"]).0, 0);
+    let url = format!("http://127.0.0.1:{}", tools.broker.http_port());
+    let api = Api::of(&tools.broker);
+    let first = secret(&file);
+    let as_tool = |secret: &str| {
+        let reply = api.by("rmq-cli", secret).put("/api/queues/v/q", json!({"durable": true}));
+        reply.status
+    };
+    assert_eq!((as_tool(&first), as_tool(&first)), (201, 204));
+    assert_eq!(api.by("rmq-cli", &first).get("/api/permissions/v/rmq-cli").status, 404, "no user was made");
+    assert_eq!(ctl(&tools.broker, &[], &["-s", "-p", "v", "list_queues", "name"]).1, "q\n");
+    // Who says who asks, or where, is believed.
+    assert_eq!(ctl(&tools.broker, &["--url", &url], &["list_users"]).0, 69);
+    assert_eq!(ctl(&tools.broker, &["--username", "guest", "--data-dir", &folder], &["list_users"]).0, 69);
+    // Nothing else is taken for the secret, and the secret for nobody else.
+    let mut wrong = first.clone();
+    wrong.pop();
+    assert_eq!((as_tool(&wrong), as_tool("")), (401, 401));
+    assert_eq!(api.by("guest", &first).get("/api/whoami").status, 401);
+    let mut peer = Peer::silent(&tools.broker);
+    peer.octets(b"AMQP\0\0\x09\x01");
+    peer.expect_start();
+    peer.start_ok("PLAIN", format!("\0rmq-cli\0{first}").as_bytes(), FieldTable::default());
+    peer.expect_eof();
+    // Another start, another secret.
+    tools.broker.kill();
+    tools.broker.restart();
+    let api = Api::of(&tools.broker);
+    assert_ne!(secret(&file), first);
+    assert_eq!(api.by("rmq-cli", &first).get("/api/whoami").status, 401);
+    let who = api.by("rmq-cli", &secret(&file)).get("/api/whoami").json();
+    assert_eq!((&who["name"], &who["tags"]), (&json!("rmq-cli"), &json!(["administrator"])));
+    assert!(tools.broker.stop().success());
+    assert!(!file.exists());
 }
 
 #[test]

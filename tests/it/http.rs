@@ -55,6 +55,11 @@ fn who_may_only_come_from_this_machine_is_refused_from_elsewhere() {
     assert_eq!(refused.said(), (401, error("not_authorized", "Not_Authorized")));
     let forwarded = api.at(address).call("GET", "/api/whoami", &[("X-Forwarded-For", "127.0.0.1")], b"");
     assert_eq!(forwarded.status, 401);
+    // So is the secret of the tools of this machine.
+    let pass = std::fs::read_to_string(broker.folder().join("ctl.conf")).unwrap();
+    let tool = api.by("rmq-cli", pass.split('"').nth(5).unwrap());
+    assert_eq!(tool.get("/api/whoami").status, 200);
+    assert_eq!(tool.at(address).get("/api/whoami").status, 401);
 }
 
 #[test]

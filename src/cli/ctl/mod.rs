@@ -102,7 +102,8 @@ fn common(command: Command) -> Command {
         )
         .arg(value("cacert", "FILE", "The authorities to trust for https, PEM").env("LEVERET_CACERT"))
         .arg(value("api-config", "FILE", "A file that says all this, as rabbitmqadmin's").env("RABBITMQADMIN_CONFIG"))
-        .arg(value("api-section", "SECTION", "The section of that file"));
+        .arg(value("api-section", "SECTION", "The section of that file"))
+        .arg(value("data-dir", "FOLDER", "The broker's data folder: who may read it needs no password"));
     for (name, short, about) in SAID {
         command = command.arg(flag(name, about).short(short));
     }
@@ -218,6 +219,7 @@ fn attempt(tool: Tool, name: &'static str, arguments: &[String]) -> Result<(), F
         cacert: said("cacert").map(Into::into),
         api_config: said("api-config").map(Into::into),
         api_section: said("api-section").unwrap_or_else(|| "default".to_owned()),
+        data_dir: said("data-dir").map(Into::into),
     };
     let api = target.resolve().map_err(|why| Failure::error(exit::CONFIG, why))?;
     let call = Call {
