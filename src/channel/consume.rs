@@ -6,13 +6,13 @@ use super::{Channel, Consumer, Context, Fault, Reply};
 use crate::amqp::method::Id;
 use crate::amqp::{ReplyCode, Table};
 use crate::auth::Access;
-use crate::metrics::{Counts, Stat};
+use crate::metrics::Stat;
 use crate::queue::Queue;
 use crate::queue::classic::{Acts, Fetched, Joined};
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Outlet, Terms};
 use crate::queue::settings::{ConsumerArguments, QueueType};
 use crate::refusal::Refusal;
-use crate::vhost::clients::Consumer as Known;
+use crate::vhost::clients::{Consumer as Known, Gauges};
 use crate::vhost::declare::generated;
 use crate::vhost::events::{self, HOUSE};
 use crate::vhost::reply_to;
@@ -36,10 +36,11 @@ pub enum Outcome {
 
 impl Outcome {
     /// Counts acknowledgements, for the queue and for the channel.
-    pub(super) fn count(self, queue: &Queue, count: u64, channel: &Counts) {
+    pub(super) fn count(self, queue: &Arc<Queue>, count: u64, channel: &Gauges) {
         if self == Self::Done {
             queue.count(Stat::Ack, count);
-            channel.add(Stat::Ack, count);
+            channel.counted.counts.add(Stat::Ack, count);
+            channel.by_queue.with(queue).add(Stat::Ack, count);
         }
     }
 
@@ -78,9 +79,9 @@ impl Settlements {
         self.ranges.is_empty()
     }
 
-    pub fn hand_over(&mut self, counts: &Counts, cx: &mut Context) {
+    pub fn hand_over(&mut self, gauges: &Gauges, cx: &mut Context) {
         for (queue, consumer, range, outcome) in self.ranges.drain(..) {
-            outcome.count(&queue, range.end - range.start, counts);
+            outcome.count(&queue, range.end - range.start, gauges);
             outcome.apply(&queue, consumer, range, &mut cx.acts);
         }
     }
@@ -269,6 +270,7 @@ impl Channel {
                 Fetched::Empty => {
                     queue.count(Stat::GetEmpty, 1);
                     self.gauges.counted.counts.add(Stat::GetEmpty, 1);
+                    self.gauges.by_queue.with(&queue).add(Stat::GetEmpty, 1);
                     cx.reply(self.number, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(basic::GetEmpty {})));
                     return Ok(());
                 }

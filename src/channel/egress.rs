@@ -10,7 +10,7 @@ use super::owed::{Owed, Unacked, UnknownTag};
 use crate::amqp::properties::{self, ContentHeader};
 use crate::amqp::{ReplyCode, frame, method};
 use crate::message::{Marks, Message};
-use crate::metrics::{Counted, Stat, Traffic};
+use crate::metrics::{Counted, Counts, Stat, Traffic};
 use crate::queue::Queue;
 use crate::queue::classic::Acts;
 use crate::queue::consumer::{ChannelKey, ConsumerKey, Delivery, Outlet, Way};
@@ -153,6 +153,8 @@ struct Channel {
 #[derive(Debug)]
 struct Consumer {
     known: clients::Consumer,
+    /// What the channel does with its queue.
+    counts: Arc<Counts>,
     /// Written since the queue was last told.
     messages: u32,
     bytes: usize,
@@ -332,7 +334,8 @@ impl Egress {
 
     pub fn add_consumer(&self, channel: u16, known: clients::Consumer) {
         if let Some(channel) = self.sent.lock().channels.get_mut(&channel) {
-            channel.consumers.insert(known.key, Consumer { known, messages: 0, bytes: 0 });
+            let counts = channel.gauges.by_queue.with(&known.queue);
+            channel.consumers.insert(known.key, Consumer { known, counts, messages: 0, bytes: 0 });
         }
     }
 
@@ -502,7 +505,8 @@ impl Egress {
                     method::write_get_ok(out, channel, state.last_tag, delivery.redelivered, message.address, ready);
                     write_delivered(out, channel, &message, delivery.tally, frame_max);
                     let stat = if no_ack { Stat::GetNoAck } else { Stat::Get };
-                    count_sent(&state.gauges.counted, stat, &queue, 1, delivery.redelivered);
+                    let own = state.gauges.by_queue.with(&queue);
+                    count_sent(&state.gauges.counted, &own, stat, &queue, 1, delivery.redelivered);
                     if !no_ack {
                         state.unacked.push(unacked(state.last_tag, &queue, &delivery));
                     }
@@ -708,8 +712,17 @@ impl Inside for Egress {
 impl Channel {
     /// How others see it.
     fn seen(&self, number: u16) -> clients::Channel {
-        let Gauges { confirms, transactional, prefetch, published, uncommitted, acks_uncommitted, counted } =
-            &*self.gauges;
+        let Gauges {
+            confirms,
+            transactional,
+            prefetch,
+            published,
+            uncommitted,
+            acks_uncommitted,
+            counted,
+            by_queue,
+            by_exchange,
+        } = &*self.gauges;
         let is_listed = |known: &clients::Consumer| !known.queue.identity.name.starts_with(reply_to::PREFIX);
         let consumers = self.consumers.values().map(|consumer| &consumer.known);
         let mut consumers: Vec<_> = consumers.filter(|known| is_listed(known)).cloned().collect();
@@ -724,6 +737,8 @@ impl Channel {
             uncommitted: uncommitted.load(Ordering::Relaxed),
             acks_uncommitted: acks_uncommitted.load(Ordering::Relaxed),
             counted: Arc::clone(counted),
+            by_queue: Arc::clone(by_queue),
+            by_exchange: Arc::clone(by_exchange),
             consumers,
         }
     }
@@ -754,7 +769,8 @@ impl Channel {
         let first_tag = self.last_tag + 1;
         self.last_tag += u64::from(count);
         let stat = if consumer.known.terms.no_ack { Stat::DeliverNoAck } else { Stat::Deliver };
-        count_sent(&self.gauges.counted, stat, &consumer.known.queue, count.into(), delivery.redelivered);
+        let (all, own) = (&self.gauges.counted, &consumer.counts);
+        count_sent(all, own, stat, &consumer.known.queue, count.into(), delivery.redelivered);
         if !consumer.known.terms.no_ack {
             let due = consumer.known.timeout.map(|timeout| now + timeout);
             let unacked = unacked(first_tag, &consumer.known.queue, delivery);
@@ -811,13 +827,12 @@ fn got_bytes(delivery: &Delivery) -> usize {
     delivery.run.message_bytes(delivery.index)
 }
 
-/// Counts what was sent, for the channel and for the queue that it came from.
-fn count_sent(channel: &Counted, stat: Stat, queue: &Queue, count: u64, redelivered: bool) {
-    channel.counts.add(stat, count);
-    queue.count(stat, count);
-    if redelivered {
-        channel.counts.add(Stat::Redeliver, count);
-        queue.count(Stat::Redeliver, count);
+/// Counts what was sent, for the channel, for the queue that it came from, and for both together.
+fn count_sent(channel: &Counted, both: &Counts, stat: Stat, queue: &Queue, count: u64, redelivered: bool) {
+    for stat in std::iter::once(stat).chain(redelivered.then_some(Stat::Redeliver)) {
+        channel.counts.add(stat, count);
+        both.add(stat, count);
+        queue.count(stat, count);
     }
 }
 

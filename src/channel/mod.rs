@@ -234,7 +234,7 @@ impl Channel {
         }
         self.publisher.tell(&self.gauges.counted.counts, context.vhost.totals());
         self.publisher.hand_over(self.number, self.epoch, context);
-        self.settlements.hand_over(&self.gauges.counted.counts, context);
+        self.settlements.hand_over(&self.gauges, context);
     }
 
     /// Ends the channel: consumers go, unacknowledged messages go back, an open transaction is forgotten.

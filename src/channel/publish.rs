@@ -14,6 +14,7 @@ use crate::queue::consumer::Outlet;
 use crate::queue::ranges::Ranges;
 use crate::refusal::Refusal;
 use crate::vhost::publish::Route;
+use crate::vhost::ties::Ties;
 use crate::vhost::{self, reply_to};
 use amq_protocol::protocol::{AMQPClass, confirm};
 use parking_lot::Mutex;
@@ -55,8 +56,8 @@ pub struct Publisher {
     /// Not yet counted: how large messages were, into which exchange the last ones went and out of it how often, and the
     /// same of the exchanges before it.
     gathered: Gathered,
-    through: Option<(Arc<Counted>, Passed)>,
-    through_others: Vec<(Arc<Counted>, Passed)>,
+    through: Option<(Arc<Through>, Passed)>,
+    through_others: Vec<(Arc<Through>, Passed)>,
     /// Sequence numbers that are safe as soon as the client has what was sent before: nothing was routed.
     unrouted: Vec<Range<u64>>,
 }
@@ -83,7 +84,50 @@ struct Remembered {
 struct Open {
     route: Arc<Route>,
     packer: Packer,
+    numbered: Numbered,
+}
+
+/// An exchange, and what of it is the channel's own.
+#[derive(Debug)]
+struct Through {
+    exchange: Arc<Counted>,
+    own: Arc<Counts>,
+}
+
+impl Through {
+    fn count(&self, stat: Stat, count: u64) {
+        self.exchange.counts.add(stat, count);
+        self.own.add(stat, count);
+    }
+}
+
+/// Publishes of one run that are to be confirmed, in order.
+#[derive(Debug, Default)]
+struct Numbered {
     sequence: Vec<Range<u64>>,
+    /// The exchanges that they went into, so many one after the other.
+    through: Vec<(Arc<Through>, u64)>,
+}
+
+impl Numbered {
+    fn add(&mut self, number: u64, through: &Arc<Through>) {
+        add(&mut self.sequence, number);
+        match self.through.last_mut() {
+            Some((last, count)) if Arc::ptr_eq(last, through) => *count += 1,
+            _ => self.through.push((Arc::clone(through), 1)),
+        }
+    }
+
+    /// Counts what was not refused for its exchanges.
+    fn count_confirmed(&self, refused: &Ranges) {
+        let mut first = 0;
+        for (through, count) in &self.through {
+            let refused = refused.intersection(first..first + count);
+            let refused: u64 = refused.into_iter().map(|range| range.end - range.start).sum();
+            through.count(Stat::Confirm, count - refused);
+            first += count;
+        }
+    }
 }
 
 /// Publishes of one run that wait for all their queues.
@@ -92,7 +136,7 @@ struct Confirmation {
     egress: Arc<Egress>,
     channel: u16,
     epoch: u64,
-    sequence: Vec<Range<u64>>,
+    numbered: Numbered,
     waiting: AtomicUsize,
     since: Instant,
     /// Messages of the run that a queue refused.
@@ -105,7 +149,8 @@ impl Waiter for Confirmation {
             return None;
         }
         let refused = std::mem::take(&mut *self.refused.lock());
-        let (safe, refused) = split(&self.sequence, &refused);
+        self.numbered.count_confirmed(&refused);
+        let (safe, refused) = split(&self.numbered.sequence, &refused);
         let count = safe.iter().map(|range| range.end - range.start).sum();
         self.egress.count_confirmed(self.since.elapsed(), count);
         for (sequence, refused) in [(safe, false), (refused, true)] {
@@ -156,32 +201,41 @@ struct Passed {
 impl Publisher {
     /// Notes a message, to be counted at the end of the read. In line: the call would cost as much as what it does.
     #[inline(always)]
-    fn count(&mut self, route: &Route, body_bytes: usize) {
+    fn count(&mut self, route: &Route, body_bytes: usize, ties: &Ties<Counted>) {
         self.gathered.add(body_bytes);
         let out = route.targets.len() as u64;
         match &mut self.through {
-            Some((exchange, passed)) if Arc::ptr_eq(exchange, &route.exchange) => {
+            Some((through, passed)) if Arc::ptr_eq(&through.exchange, &route.exchange) => {
                 passed.into += 1;
                 passed.out += out;
             }
-            _ => self.count_through_another(route, out),
+            _ => self.count_through_another(route, out, ties),
         }
     }
 
-    fn count_through_another(&mut self, route: &Route, out: u64) {
+    fn count_through_another(&mut self, route: &Route, out: u64, ties: &Ties<Counted>) {
+        let through = Through { exchange: Arc::clone(&route.exchange), own: ties.with(&route.exchange) };
         // Bounded by what one read holds.
-        let last = self.through.replace((Arc::clone(&route.exchange), Passed { into: 1, out }));
+        let last = self.through.replace((Arc::new(through), Passed { into: 1, out }));
         self.through_others.extend(last);
     }
 
     /// Counts what was noted.
     pub fn tell(&mut self, channel: &Counts, totals: &Totals) {
         let mut all = Passed::default();
-        for (exchange, passed) in self.through_others.drain(..).chain(self.through.take()) {
-            exchange.counts.add(Stat::PublishIn, passed.into);
-            exchange.counts.add(Stat::PublishOut, passed.out);
+        let mut tell = |through: &Through, passed: Passed| {
+            if passed.into == 0 {
+                return;
+            }
+            through.exchange.counts.add(Stat::PublishIn, passed.into);
+            through.exchange.counts.add(Stat::PublishOut, passed.out);
+            through.own.add(Stat::Publish, passed.into);
             all.into += passed.into;
             all.out += passed.out;
+        };
+        self.through_others.drain(..).for_each(|(through, passed)| tell(&through, passed));
+        if let Some((through, passed)) = &mut self.through {
+            tell(through, std::mem::take(passed));
         }
         if all.into > 0 {
             self.gathered.tell(all.into, all.out, channel, totals, self.sequence.is_some());
@@ -210,8 +264,8 @@ impl Publisher {
         let at = self.run_for(route, traits.persistent, message.packed_bytes(), channel, epoch, cx);
         let open = &mut self.open[at];
         open.packer.push(message, traits);
-        if let Some(sequence) = self.sequence {
-            add(&mut open.sequence, sequence);
+        if let (Some(sequence), Some((through, _))) = (self.sequence, &self.through) {
+            open.numbered.add(sequence, through);
         }
     }
 
@@ -242,13 +296,13 @@ impl Publisher {
             Some(at) => {
                 let open = &mut self.open[at];
                 let run = open.packer.finish();
-                let sequence = std::mem::take(&mut open.sequence);
-                hand_run(run, &Arc::clone(&open.route), sequence, channel, epoch, cx);
+                let numbered = std::mem::take(&mut open.numbered);
+                hand_run(run, &Arc::clone(&open.route), numbered, channel, epoch, cx);
                 at
             }
             None => {
                 let packer = self.spare.pop().unwrap_or_default();
-                self.open.push(Open { route: Arc::clone(route), packer, sequence: Vec::new() });
+                self.open.push(Open { route: Arc::clone(route), packer, numbered: Numbered::default() });
                 self.open.len() - 1
             }
         }
@@ -257,7 +311,7 @@ impl Publisher {
     fn close_runs(&mut self, channel: u16, epoch: u64, cx: &mut Context) {
         for mut open in self.open.drain(..) {
             if !open.packer.is_empty() {
-                hand_run(open.packer.finish(), &open.route, open.sequence, channel, epoch, cx);
+                hand_run(open.packer.finish(), &open.route, open.numbered, channel, epoch, cx);
             }
             if self.spare.len() < 16 {
                 self.spare.push(open.packer);
@@ -285,16 +339,16 @@ impl Publisher {
 }
 
 /// Gives a run to its queues, and a ticket if its publishes are to be confirmed.
-fn hand_run(run: Run, route: &Arc<Route>, sequence: Vec<Range<u64>>, channel: u16, epoch: u64, cx: &mut Context) {
+fn hand_run(run: Run, route: &Arc<Route>, numbered: Numbered, channel: u16, epoch: u64, cx: &mut Context) {
     if cx.vhost.is_traced() {
         trace(&run, route, channel, cx);
     }
     let run = Arc::new(run);
-    let ticket: Option<Ticket> = (!sequence.is_empty()).then(|| {
+    let ticket: Option<Ticket> = (!numbered.sequence.is_empty()).then(|| {
         let waiting = AtomicUsize::new(route.targets.len());
         let (egress, refused) = (Arc::clone(&cx.egress), Mutex::default());
         let since = Instant::now();
-        Arc::new(Confirmation { egress, channel, epoch, sequence, waiting, since, refused }) as _
+        Arc::new(Confirmation { egress, channel, epoch, numbered, waiting, since, refused }) as _
     });
     for queue in &route.targets {
         queue.count(Stat::Publish, run.count().into());
@@ -491,14 +545,14 @@ impl Channel {
         } else {
             let (number, epoch) = (self.number, self.epoch);
             self.publisher.close_runs(number, epoch, cx);
-            let mut sequence = Vec::new();
-            if let Some(last) = &mut self.publisher.sequence {
-                *last += 1;
-                add(&mut sequence, *last);
-            }
             let Accepted { route, marks, traits, .. } = accepted;
-            self.publisher.count(&route, body_bytes);
-            hand_run(partial.into_run(marks, traits), &route, sequence, number, epoch, cx);
+            self.publisher.count(&route, body_bytes, &self.gauges.by_exchange);
+            let mut numbered = Numbered::default();
+            if let (Some(last), Some((through, _))) = (&mut self.publisher.sequence, &self.publisher.through) {
+                *last += 1;
+                numbered.add(*last, through);
+            }
+            hand_run(partial.into_run(marks, traits), &route, numbered, number, epoch, cx);
         }
         Ok(())
     }
@@ -562,7 +616,7 @@ impl Channel {
         if let Some(sequence) = &mut self.publisher.sequence {
             *sequence += 1;
         }
-        self.publisher.count(&route, message.body.len());
+        self.publisher.count(&route, message.body.len(), &self.gauges.by_exchange);
         if !route.targets.is_empty() {
             let (number, epoch) = (self.number, self.epoch);
             match &mut self.tx {
@@ -582,7 +636,7 @@ impl Channel {
         if !route.swallowed {
             let stat = if mandatory { Stat::ReturnUnroutable } else { Stat::DropUnroutable };
             self.gauges.counted.counts.add(stat, 1);
-            route.exchange.counts.add(stat, 1);
+            self.publisher.through.iter().for_each(|(through, _)| through.count(stat, 1));
             cx.vhost.totals().add_published(stat, 1);
         }
         if mandatory && !route.swallowed {
@@ -595,6 +649,7 @@ impl Channel {
         }
         if let Some(sequence) = self.publisher.sequence {
             add(&mut self.publisher.unrouted, sequence);
+            self.publisher.through.iter().for_each(|(through, _)| through.count(Stat::Confirm, 1));
         }
     }
 }
@@ -615,7 +670,7 @@ impl Publisher {
             .is_some_and(|last| Arc::ptr_eq(&last.route, route) && last.packer.accepts(traits.persistent, bytes));
         if !same {
             aside.append(&mut self.take_runs());
-            self.open.push(Open { route: Arc::clone(route), packer: Packer::default(), sequence: Vec::new() });
+            self.open.push(Open { route: Arc::clone(route), packer: Packer::default(), numbered: Numbered::default() });
         }
         if let Some(open) = self.open.last_mut() {
             open.packer.push(message, traits);

@@ -147,7 +147,7 @@ impl Channel {
             let mut back: Vec<(Unacked, Outcome)> = Vec::new();
             for (unacked, outcome) in tx.settled {
                 let (queue, positions) = (&unacked.queue, unacked.positions());
-                outcome.count(queue, unacked.count, &self.gauges.counted.counts);
+                outcome.count(queue, unacked.count, &self.gauges);
                 match outcome {
                     Outcome::Done => queue.settle(unacked.consumer, positions, &mut cx.acts),
                     Outcome::Rejected { failed } => queue.reject(unacked.consumer, positions, failed, &mut cx.acts),

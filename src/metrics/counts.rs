@@ -1,5 +1,6 @@
 //! Counters that many add to and few read.
 
+use super::ends::{EndCounts, Ends, Strategy};
 use super::histogram::{Histogram, MESSAGE_BYTES, Seen};
 use std::ops::{AddAssign, Index};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -191,6 +192,8 @@ struct Stripe {
     sizes: [AtomicU64; MESSAGE_BYTES.len() + 1],
     body_bytes: AtomicU64,
     confirmed_after: Histogram,
+    /// By the kind of queue and what becomes of its dead.
+    ends: [[EndCounts; 3]; 3],
 }
 
 /// What [`Totals`] showed at a time.
@@ -204,6 +207,7 @@ pub struct TotalsSnapshot {
     pub body_bytes: u64,
     /// How long publishers waited until their messages were safe.
     pub confirmed_after: Seen,
+    pub ends: [[Ends; 3]; 3],
 }
 
 impl Totals {
@@ -224,6 +228,11 @@ impl Totals {
         gathered.tell(1, targets as u64, &Counts::default(), self, true);
     }
 
+    /// How messages of such a queue ended.
+    pub fn add_ends(&self, kind: Kind, strategy: Strategy, ends: &Ends) {
+        self.0.own().ends[kind as usize][strategy as usize].add(ends);
+    }
+
     /// So many messages were safe after so long.
     pub fn add_confirmed(&self, took: Duration, count: u64) {
         self.0.own().confirmed_after.add(took, count);
@@ -238,6 +247,8 @@ impl Totals {
             sum.sizes.iter_mut().zip(&stripe.sizes).for_each(|(sum, own)| *sum += own.load(Ordering::Relaxed));
             sum.body_bytes += stripe.body_bytes.load(Ordering::Relaxed);
             sum.confirmed_after += stripe.confirmed_after.seen();
+            let own = stripe.ends.iter().flatten().map(EndCounts::snapshot);
+            sum.ends.iter_mut().flatten().zip(own).for_each(|(sum, own)| *sum += &own);
         }
         sum
     }
@@ -260,6 +271,8 @@ impl AddAssign<&Self> for TotalsSnapshot {
         self.sizes.iter_mut().zip(other.sizes).for_each(|(sum, other)| *sum += other);
         self.body_bytes += other.body_bytes;
         self.confirmed_after += other.confirmed_after;
+        let ends = other.ends.iter().flatten();
+        self.ends.iter_mut().flatten().zip(ends).for_each(|(sum, other)| *sum += other);
     }
 }
 

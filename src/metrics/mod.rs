@@ -5,6 +5,7 @@
 //! [`History`] keeps samples, which rates and charts are made of.
 
 mod counts;
+mod ends;
 mod histogram;
 mod history;
 mod watch;
@@ -12,6 +13,7 @@ mod watch;
 pub use counts::{
     CHURN, Churn, Counts, Gathered, Kind, STATS, Snapshot, Stat, Striped, Totals, TotalsSnapshot, Traffic,
 };
+pub use ends::{DELIVERIES, EndCounts, Ends, REASONS, Strategy};
 pub use histogram::{Buckets, Histogram, MESSAGE_BYTES, SECONDS, Seen};
 pub use history::{Details, Grid, History, Recent, Retention, Sample, details};
 pub use watch::{Counted, Histories, Watch};

@@ -15,7 +15,7 @@ use super::timer::Timer;
 use crate::amqp::Table;
 use crate::clock::Clock;
 use crate::message::Run;
-use crate::metrics::{self, Kind, STATS, Sample, Stat, Totals, Watch};
+use crate::metrics::{self, Kind, STATS, Sample, Stat, Strategy, Totals, Watch};
 use crate::store::{self, Batch, Durability, Source, Store};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -744,6 +744,15 @@ impl Queue {
     }
 
     fn account(&self, inner: &mut Inner) {
+        if let Some(ends) = inner.state.take_ends() {
+            let settings = self.settings.load();
+            let strategy = match settings.dead_letter_exchange {
+                None => Strategy::Disabled,
+                Some(_) if settings.keeps_dead() => Strategy::AtLeastOnce,
+                Some(_) => Strategy::AtMostOnce,
+            };
+            self.around.totals.add_ends(self.kind, strategy, &ends);
+        }
         let memory_bytes = inner.state.memory_bytes();
         if memory_bytes != inner.memory_bytes {
             self.around.memory.changed(inner.memory_bytes, memory_bytes);

@@ -27,7 +27,7 @@ const TOLD_KEYS_BYTES_MAX: usize = 16 << 10;
 /// The oldest deaths are forgotten when all of them need more: room for thousands.
 const DEATHS_BYTES_MAX: usize = 1 << 20;
 
-/// Why a queue gives a message up.
+/// Why a queue gives a message up, in the order of `metrics::REASONS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// basic.reject or basic.nack without requeue.

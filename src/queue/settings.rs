@@ -431,6 +431,11 @@ pub fn max_age_ms(text: &str) -> Option<u64> {
 }
 
 impl Settings {
+    /// Whether dead letters stay in their queue until somebody takes them (RabbitMQ: "At-least-once dead lettering").
+    pub fn keeps_dead(&self) -> bool {
+        self.dead_letter_at_least_once && self.overflow == Overflow::RejectPublish
+    }
+
     /// Checks a new queue's declaration: its settings without any policy. `resource` is "queue 'q' in vhost '/'".
     ///
     /// Whether the user may use the dead letter exchange, and whether there is room for another queue, is for others to

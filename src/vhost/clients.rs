@@ -1,6 +1,7 @@
 //! The channels and consumers of connections, as others see them. Nothing here is touched for a single message: a channel
 //! tells what it is at when a read is handed over, and what it has sent is asked of its connection's egress.
 
+use super::ties::Ties;
 use crate::amqp::Table;
 use crate::metrics::Counted;
 use crate::queue::Queue;
@@ -31,6 +32,8 @@ pub struct Channel {
     pub uncommitted: u64,
     pub acks_uncommitted: u64,
     pub counted: Arc<Counted>,
+    pub by_queue: Arc<Ties<Queue>>,
+    pub by_exchange: Arc<Ties<Counted>>,
     /// In the order in which they came.
     pub consumers: Vec<Consumer>,
 }
@@ -57,6 +60,8 @@ pub struct Gauges {
     pub published: AtomicU64,
     pub uncommitted: AtomicU64,
     pub acks_uncommitted: AtomicU64,
-    /// What it has done with messages.
+    /// What it has done with messages; with those of each queue; through each exchange, of which that is what is counted.
     pub counted: Arc<Counted>,
+    pub by_queue: Arc<Ties<Queue>>,
+    pub by_exchange: Arc<Ties<Counted>>,
 }

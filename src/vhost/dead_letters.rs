@@ -11,7 +11,7 @@ use crate::message::{Message, Packer, Traits};
 use crate::queue::Queue;
 use crate::queue::classic::{Acts, Host};
 use crate::queue::dead_letter::{self, Death, Reason, Relayed};
-use crate::queue::settings::{Overflow, Settings};
+use crate::queue::settings::Settings;
 use crate::queue::state::Dead;
 use crate::queue::tallies::Tally;
 use std::ops::Range;
@@ -52,7 +52,7 @@ impl Host for Vhost {
                 let message = dead.run.message(dead.index + offset);
                 let position = dead.positions.as_ref().map(|positions| positions.start + u64::from(offset));
                 let counted;
-                let message = match kept(&settings) && dead.tally != Tally::default() {
+                let message = match settings.keeps_dead() && dead.tally != Tally::default() {
                     // At least once, a dead letter shows how often it came back (`rabbit_fifo_dlx_worker`).
                     true => {
                         counted = with_counts(message.properties, dead.tally.acquired, dead.tally.failed);
@@ -61,7 +61,7 @@ impl Host for Vhost {
                     false => message,
                 };
                 let (relayed, targets) = self.relay(queue, &settings, &message, dead.reason);
-                if targets.is_empty() && kept(&settings) && position.is_some() {
+                if targets.is_empty() && settings.keeps_dead() && position.is_some() {
                     self.deliver(queue, &mut parcel, acts);
                     return queue.keep_dead(acts);
                 }
@@ -110,7 +110,7 @@ impl Vhost {
         let Parcel { targets, mut packer, failed, positions } = std::mem::take(parcel);
         if !packer.is_empty() {
             let run = Arc::new(packer.finish());
-            if kept(&queue.settings()) {
+            if queue.settings().keeps_dead() {
                 // One that is filled at the last moment has the others get it once more, rather than nobody.
                 let taken = targets.iter().all(|target| target.accepts(&run))
                     && targets.iter().all(|target| target.offer(&run, failed, acts));
@@ -172,11 +172,6 @@ impl Vhost {
             );
         }
     }
-}
-
-/// Whether dead letters stay in their queue until somebody takes them (RabbitMQ: "At-least-once dead lettering").
-fn kept(settings: &Settings) -> bool {
-    settings.dead_letter_at_least_once && settings.overflow == Overflow::RejectPublish
 }
 
 fn same(a: &Targets, b: &Targets) -> bool {

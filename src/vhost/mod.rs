@@ -22,6 +22,7 @@ pub mod recover;
 pub mod redrive;
 pub mod reply_to;
 pub mod single;
+pub mod ties;
 pub mod topology;
 pub mod trace;
 

@@ -150,7 +150,11 @@ const TABLE: &[(&str, &[&str], &str)] = &[
         "the shell: it alone in a queue knows the store",
     ),
     ("queue::rows", &["store::Recovered"], "it reads what the store found of a queue, and touches no store"),
-    ("queue::state", &["queue", "message", "amqp::properties"], "a message says its own time to live and priority"),
+    (
+        "queue::state",
+        &["queue", "message", "metrics::Ends", "amqp::properties"],
+        "a message says its own time to live and priority; how messages ended is gathered as it is counted",
+    ),
     ("queue::log", &["queue", "message"], "the log is runs"),
     ("queue::timer", &["queue", "clock"], "it wakes queues"),
     ("queue::dead_letter", &["message", "amqp", "queue"], ""),

@@ -1,14 +1,16 @@
 //! What is written at a scrape: everything is looked at once, and then written.
 
+use super::global::{beyond, global};
+use super::pairs::pairs;
 use super::text::{Kind, Text};
 use super::things::{
-    self, CHANNELS, CONNECTIONS, ChannelSeen, ConnectionSeen, EXCHANGES, ExchangeSeen, Mode, OWN_PREFIX, QUEUES,
-    QUEUES_BEYOND, QueueSeen,
+    self, CHANNEL_EXCHANGES, CHANNEL_QUEUES, CHANNELS, CONNECTIONS, ChannelExchangeSeen, ChannelQueueSeen, ChannelSeen,
+    ConnectionSeen, EXCHANGES, ExchangeSeen, Mode, OWN_PREFIX, QUEUES, QUEUES_BEYOND, QueueSeen,
 };
 use crate::broker::login::Door;
 use crate::broker::statistics::NODE;
 use crate::broker::{Broker, alarms::Alarm, readings};
-use crate::metrics::{self, CHURN, MESSAGE_BYTES, SECONDS, Seen, Stat, TotalsSnapshot};
+use crate::metrics::{self, CHURN, Stat};
 use crate::queue::settings::QueueType;
 use crate::vhost::Vhost;
 use std::sync::Arc;
@@ -34,8 +36,8 @@ pub struct Scrape {
     pub queues: Vec<String>,
 }
 
-const PREFIX: &str = "rabbitmq_";
-const PROTOCOL: &str = "amqp091";
+/// What RabbitMQ's begin with.
+pub const PREFIX: &str = "rabbitmq_";
 
 /// Everything that a scrape asks for.
 pub fn scrape(broker: &Broker, scrape: &Scrape) -> String {
@@ -213,6 +215,19 @@ fn things(text: &mut Text, broker: &Broker, scrape: &Scrape, mode: &Mode<'_>) {
         whole.counts.0[Stat::PublishIn as usize] = totals[Stat::Publish];
         things::write(text, EXCHANGES, &seen, &whole, mode);
     }
+    if mode.one_by_one {
+        let pairs = pairs(broker, &vhosts, mode);
+        let (mut exchanges, mut queues) = (pairs.exchanges, pairs.queues);
+        exchanges.truncate(limited("channel and exchange", exchanges.len()));
+        queues.truncate(limited("channel and queue", queues.len()));
+        things::write(text, CHANNEL_EXCHANGES, &exchanges, &ChannelExchangeSeen::default(), mode);
+        things::write(text, CHANNEL_QUEUES, &queues, &ChannelQueueSeen::default(), mode);
+    } else {
+        let whole = ChannelExchangeSeen { counts: totals, ..ChannelExchangeSeen::default() };
+        things::write(text, CHANNEL_EXCHANGES, &[], &whole, mode);
+        let whole = ChannelQueueSeen { counts: totals, ..ChannelQueueSeen::default() };
+        things::write(text, CHANNEL_QUEUES, &[], &whole, mode);
+    }
     let wants_channels = CHANNELS.iter().any(|metric| mode.wants(metric.family));
     if wants_channels || CONNECTIONS.iter().any(|metric| mode.wants(metric.family)) {
         let (mut connections, mut channels) = (Vec::new(), Vec::new());
@@ -227,7 +242,6 @@ fn things(text: &mut Text, broker: &Broker, scrape: &Scrape, mode: &Mode<'_>) {
                 channels.extend(connection.channels().iter().map(|channel| ChannelSeen {
                     vhost: vhost.clone(),
                     name: format!("{} ({})", connection.name, channel.number),
-                    counts: channel.counted.counts.snapshot(),
                     consumers: channel.consumers.len() as u64,
                     unacked: channel.unacked,
                     unconfirmed: channel.unconfirmed,
@@ -245,8 +259,7 @@ fn things(text: &mut Text, broker: &Broker, scrape: &Scrape, mode: &Mode<'_>) {
         }
         channels.truncate(limited("channel", channels.len()));
         connections.truncate(limited("connection", connections.len()));
-        let whole = ChannelSeen { counts: totals, ..ChannelSeen::default() };
-        things::write(text, CHANNELS, &channels, &whole, mode);
+        things::write(text, CHANNELS, &channels, &ChannelSeen::default(), mode);
         let whole = ConnectionSeen { traffic: broker.connections.traffic().snapshot(), ..ConnectionSeen::default() };
         things::write(text, CONNECTIONS, &connections, &whole, mode);
     }
@@ -277,130 +290,6 @@ fn objects(text: &mut Text, broker: &Broker) {
     for (name, help, count) in counts {
         text.one(&format!("{PREFIX}{name}"), Kind::Gauge, help, count);
     }
-}
-
-/// The counters that dashboards are made of.
-fn global(text: &mut Text, broker: &Broker, totals: &TotalsSnapshot) {
-    let name = |name: &str| format!("{PREFIX}global_{name}");
-    let published = [
-        (
-            "messages_confirmed_total",
-            "Total number of messages confirmed to publishers",
-            totals.published[Stat::Confirm],
-        ),
-        (
-            "messages_received_confirm_total",
-            "Total number of messages received from publishers expecting confirmations",
-            totals.received_confirm,
-        ),
-        (
-            "messages_received_total",
-            "Total number of messages received from publishers",
-            totals.published[Stat::Publish],
-        ),
-        (
-            "messages_routed_total",
-            "Total number of messages routed to queues or streams",
-            totals.published[Stat::PublishOut],
-        ),
-        (
-            "messages_unroutable_dropped_total",
-            "Total number of messages published as non-mandatory into an exchange and dropped as unroutable",
-            totals.published[Stat::DropUnroutable],
-        ),
-        (
-            "messages_unroutable_returned_total",
-            "Total number of messages published as mandatory into an exchange and returned to the publisher as unroutable",
-            totals.published[Stat::ReturnUnroutable],
-        ),
-    ];
-    for (metric, help, count) in published {
-        text.begin(&name(metric), Kind::Counter, help);
-        text.sample(&name(metric), &[("protocol", PROTOCOL)], count as f64);
-    }
-    type Of = fn(&metrics::Snapshot) -> u64;
-    let delivered: [(&str, &str, Of); 8] = [
-        ("messages_acknowledged_total", "Total number of messages acknowledged by consumers", |of| of[Stat::Ack]),
-        (
-            "messages_delivered_consume_auto_ack_total",
-            "Total number of messages delivered to consumers using basic.consume with automatic acknowledgment",
-            |of| of[Stat::DeliverNoAck],
-        ),
-        (
-            "messages_delivered_consume_manual_ack_total",
-            "Total number of messages delivered to consumers using basic.consume with manual acknowledgment",
-            |of| of[Stat::Deliver],
-        ),
-        (
-            "messages_delivered_get_auto_ack_total",
-            "Total number of messages delivered to consumers using basic.get with automatic acknowledgment",
-            |of| of[Stat::GetNoAck],
-        ),
-        (
-            "messages_delivered_get_manual_ack_total",
-            "Total number of messages delivered to consumers using basic.get with manual acknowledgment",
-            |of| of[Stat::Get],
-        ),
-        ("messages_delivered_total", "Total number of messages delivered to consumers", metrics::Snapshot::deliver_get),
-        ("messages_get_empty_total", "Total number of times basic.get operations fetched no message", |of| {
-            of[Stat::GetEmpty]
-        }),
-        ("messages_redelivered_total", "Total number of messages redelivered to consumers", |of| of[Stat::Redeliver]),
-    ];
-    for (metric, help, of) in delivered {
-        text.begin(&name(metric), Kind::Counter, help);
-        for kind in metrics::Kind::ALL {
-            let labels = [("protocol", PROTOCOL), ("queue_type", kind.module())];
-            text.sample(&name(metric), &labels, of(&totals.by_kind[kind as usize]) as f64);
-        }
-    }
-    // As in RabbitMQ, a channel that has published is a publisher.
-    let (mut publishers, mut consumers) = (0, 0);
-    for channel in broker.connections.list().iter().flat_map(|connection| connection.channels()) {
-        publishers += u32::from(channel.counted.counts.snapshot()[Stat::Publish] > 0);
-        consumers += channel.consumers.len();
-    }
-    for (metric, help, count) in [
-        ("publishers", "Current number of publishers", f64::from(publishers)),
-        ("consumers", "Current number of consumers", consumers as f64),
-    ] {
-        text.begin(&name(metric), Kind::Gauge, help);
-        text.sample(&name(metric), &[("protocol", PROTOCOL)], count);
-    }
-    let name = format!("{PREFIX}message_size_bytes");
-    text.begin(&name, Kind::Histogram, "Size of messages received from publishers");
-    let limits = MESSAGE_BYTES.map(|limit| limit as f64);
-    text.histogram(&name, &[("protocol", PROTOCOL)], &limits, &totals.sizes, totals.body_bytes as f64);
-}
-
-/// What RabbitMQ does not tell.
-fn beyond(text: &mut Text, broker: &Broker, totals: &TotalsSnapshot) {
-    let name = |name: &str| format!("{OWN_PREFIX}{name}");
-    let mut times = |metric: &str, help: &str, seen: Seen| {
-        text.begin(&name(metric), Kind::Histogram, help);
-        text.histogram(&name(metric), &[], &SECONDS, &seen.buckets, seen.sum_s);
-    };
-    let store = broker.store_times();
-    times("commit_seconds", "How long commits to the disk took, each of all that was waiting", store.commit.seen());
-    times("sync_seconds", "How long writing and syncing took, of that", store.sync.seen());
-    let help = "How long published messages waited until they were confirmed";
-    times("confirm_seconds", help, totals.confirmed_after);
-    let metric = name("listener_errors_total");
-    text.begin(&metric, Kind::Counter, "Connections that came by a listener and were not let in");
-    for listener in broker.listeners.list() {
-        let (address, errors) = (listener.address.to_string(), &listener.errors);
-        let counted =
-            [("accept", &errors.accept), ("turned_away", &errors.turned_away), ("handshake", &errors.handshake)];
-        for (error, count) in counted {
-            let labels = [("protocol", listener.protocol_name()), ("address", &address), ("error", error)];
-            text.sample(&metric, &labels, count.load(Ordering::Relaxed) as f64);
-        }
-    }
-    let of_memory = [
-        ("messages_memory_bytes", "Messages in memory, in bytes", broker.messages_memory() as f64),
-        ("store_memory_bytes", "Memory of the store, in bytes", broker.store_memory() as f64),
-    ];
-    of_memory.into_iter().for_each(|(metric, help, bytes)| text.one(&name(metric), Kind::Gauge, help, bytes));
 }
 
 fn rest(text: &mut Text, broker: &Broker) {

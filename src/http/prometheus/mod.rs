@@ -7,6 +7,8 @@
 //! ```
 
 mod collect;
+mod global;
+mod pairs;
 mod text;
 mod things;
 

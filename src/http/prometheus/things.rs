@@ -62,13 +62,30 @@ pub struct ExchangeSeen {
 pub struct ChannelSeen {
     pub vhost: String,
     pub name: String,
-    pub counts: Snapshot,
     pub consumers: u64,
     pub unacked: u64,
     pub unconfirmed: u64,
     pub uncommitted: u64,
     pub acks_uncommitted: u64,
     pub prefetch: u64,
+}
+
+/// What a channel does with an exchange.
+#[derive(Debug, Default)]
+pub struct ChannelExchangeSeen {
+    pub channel: String,
+    pub vhost: String,
+    pub exchange: String,
+    pub counts: Snapshot,
+}
+
+/// And with a queue.
+#[derive(Debug, Default)]
+pub struct ChannelQueueSeen {
+    pub channel: String,
+    pub vhost: String,
+    pub queue: String,
+    pub counts: Snapshot,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +115,20 @@ impl Thing for ChannelSeen {
     const LABELS: &'static [&'static str] = &["channel", "vhost"];
     fn labels(&self) -> Vec<&str> {
         vec![&self.name, &self.vhost]
+    }
+}
+
+impl Thing for ChannelExchangeSeen {
+    const LABELS: &'static [&'static str] = &["channel", "vhost", "exchange"];
+    fn labels(&self) -> Vec<&str> {
+        vec![&self.channel, &self.vhost, &self.exchange]
+    }
+}
+
+impl Thing for ChannelQueueSeen {
+    const LABELS: &'static [&'static str] = &["channel", "vhost", "queue"];
+    fn labels(&self) -> Vec<&str> {
+        vec![&self.channel, &self.vhost, &self.queue]
     }
 }
 
@@ -191,6 +222,7 @@ pub const QUEUES_BEYOND: &[Metric<QueueSeen>] = &[
 #[rustfmt::skip]
 pub const EXCHANGES: &[Metric<ExchangeSeen>] = metrics![ExchangeSeen:
     "exchange_metrics" "exchange_messages_published_total" Counter All "Total number of messages published into an exchange" |x| x.counts[Stat::PublishIn] as f64;
+    "exchange_metrics" "exchange_messages_confirmed_total" Counter All "Total number of messages published into an exchange and confirmed" |x| x.counts[Stat::Confirm] as f64;
     "exchange_metrics" "exchange_messages_unroutable_returned_total" Counter All "Total number of messages published as mandatory into an exchange and returned to the publisher as unroutable" |x| x.counts[Stat::ReturnUnroutable] as f64;
     "exchange_metrics" "exchange_messages_unroutable_dropped_total" Counter All "Total number of messages published as non-mandatory into an exchange and dropped as unroutable" |x| x.counts[Stat::DropUnroutable] as f64;
 ];
@@ -203,10 +235,18 @@ pub const CHANNELS: &[Metric<ChannelSeen>] = metrics![ChannelSeen:
     "channel_metrics" "channel_messages_uncommitted" Gauge All "Messages received in a transaction but not yet committed" |c| c.uncommitted as f64;
     "channel_metrics" "channel_acks_uncommitted" Gauge All "Message acknowledgements in a transaction not yet committed" |c| c.acks_uncommitted as f64;
     "channel_metrics" "consumer_prefetch" Gauge All "Limit of unacknowledged messages for each consumer" |c| c.prefetch as f64;
+];
+
+#[rustfmt::skip]
+pub const CHANNEL_EXCHANGES: &[Metric<ChannelExchangeSeen>] = metrics![ChannelExchangeSeen:
     "channel_exchange_metrics" "channel_messages_published_total" Counter All "Total number of messages published into an exchange on a channel" |c| c.counts[Stat::Publish] as f64;
     "channel_exchange_metrics" "channel_messages_confirmed_total" Counter All "Total number of messages published into an exchange and confirmed on the channel" |c| c.counts[Stat::Confirm] as f64;
     "channel_exchange_metrics" "channel_messages_unroutable_returned_total" Counter All "Total number of messages published as mandatory into an exchange and returned to the publisher as unroutable" |c| c.counts[Stat::ReturnUnroutable] as f64;
     "channel_exchange_metrics" "channel_messages_unroutable_dropped_total" Counter All "Total number of messages published as non-mandatory into an exchange and dropped as unroutable" |c| c.counts[Stat::DropUnroutable] as f64;
+];
+
+#[rustfmt::skip]
+pub const CHANNEL_QUEUES: &[Metric<ChannelQueueSeen>] = metrics![ChannelQueueSeen:
     "channel_queue_metrics" "channel_get_ack_total" Counter All "Total number of messages fetched with basic.get in manual acknowledgement mode" |c| c.counts[Stat::Get] as f64;
     "channel_queue_metrics" "channel_get_total" Counter All "Total number of messages fetched with basic.get in automatic acknowledgement mode" |c| c.counts[Stat::GetNoAck] as f64;
     "channel_queue_metrics" "channel_messages_delivered_ack_total" Counter All "Total number of messages delivered to consumers in manual acknowledgement mode" |c| c.counts[Stat::Deliver] as f64;

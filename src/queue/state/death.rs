@@ -46,6 +46,10 @@ impl Dead {
 impl<T> State<T> {
     /// Messages that are no longer ready nor out die.
     pub(super) fn die(&mut self, range: Range<u64>, reason: Reason) {
+        // What was held back goes on; it is not dead.
+        if !self.rules.delays {
+            self.ends.died[reason as usize] += range.end - range.start;
+        }
         if !self.rules.dead_letters {
             return self.settle_positions(range);
         }
@@ -121,6 +125,7 @@ impl<T> State<T> {
                 self.dying.pop_front();
             }
         }
+        self.ends.buried += range.end - range.start;
         self.settle_positions(range);
     }
 

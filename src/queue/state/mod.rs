@@ -33,6 +33,7 @@ use super::settings::{DelayedRetry, Overflow};
 use super::tallies::{Tallies, Tally};
 use crate::amqp::properties::Properties;
 use crate::message::{Packer, Run, Traits};
+use crate::metrics::Ends;
 use consumers::Consumers;
 use death::Dying;
 pub use handing::{WINDOW_BYTES, WINDOW_MESSAGES};
@@ -188,6 +189,8 @@ pub struct State<T> {
     turned_away: VecDeque<Dead>,
     /// When to hand on again what nobody would take.
     dying_retry_ms: Option<u64>,
+    /// How messages ended since it was last asked.
+    ends: Ends,
     /// Deadlines and positions: for each block that has any, one not later than its next. A set, since runs that were
     /// joined on their way to disk bring an alarm each and all go on to the same.
     alarms: BTreeSet<(u64, u64)>,
@@ -244,6 +247,7 @@ impl<T> State<T> {
             dying: VecDeque::new(),
             turned_away: VecDeque::new(),
             dying_retry_ms: None,
+            ends: Ends::default(),
             alarms: BTreeSet::new(),
             alarms_max: 0,
             expiring: false,
@@ -419,6 +423,10 @@ impl<T> State<T> {
             index += fits;
             // What has no time to live makes room for the next.
             self.expire(now_ms);
+        }
+        if self.rules.overflow == Overflow::RejectPublishDlx {
+            self.ends.died[Reason::MaxLen as usize] +=
+                refused.iter().map(|range| u64::from(range.end - range.start)).sum::<u64>();
         }
         if self.rules.overflow == Overflow::RejectPublishDlx && self.rules.dead_letters {
             let away = refused.iter().map(|range| Dead::turned_away(run, range, failed));
@@ -607,9 +615,27 @@ impl<T> State<T> {
     /// Settles deliveries: they are done.
     pub fn settle(&mut self, key: Option<ConsumerKey>, range: Range<u64>, now_ms: u64, effects: &mut Effects<T>) {
         self.release(key, &range);
+        if self.rules.quorum && key.is_some() {
+            self.count_acknowledged(&range);
+        }
         self.settle_positions(range);
         self.expire(now_ms);
         self.dispatch(effects);
+    }
+
+    /// Only a quorum queue knows how often its messages went out.
+    fn count_acknowledged(&mut self, range: &Range<u64>) {
+        let mut position = range.start;
+        while position < range.end {
+            let (tally, until) = self.tallies.at(position, range.end);
+            self.ends.acknowledge(until - position, 1 + u64::from(tally.acquired));
+            position = until;
+        }
+    }
+
+    /// How messages ended since this was last asked, if any did.
+    pub fn take_ends(&mut self) -> Option<Ends> {
+        (!self.ends.is_empty()).then(|| std::mem::take(&mut self.ends))
     }
 
     /// Rejects deliveries for good: they are dead. `failed`: that counts as a failed delivery.

@@ -5,6 +5,7 @@ mod disk;
 mod group;
 pub mod http;
 mod load;
+pub mod metrics;
 pub mod peer;
 pub mod tls;
 
