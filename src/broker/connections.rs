@@ -2,14 +2,15 @@
 
 use crate::amqp::Table;
 use crate::metrics::{Churn, Traffic, Watch};
+use crate::queue::Queue;
 use crate::vhost::Vhost;
-use crate::vhost::clients::{Channel, Inside};
+use crate::vhost::clients::{Channel, Inside, Unacked};
 use crate::vhost::events::Tls;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::Notify;
 
@@ -44,6 +45,31 @@ pub struct Registered {
     pub traffic: Arc<Traffic>,
     /// The same, as it was: octets received and sent.
     pub watch: Watch<2>,
+    pub throttle: Throttle,
+}
+
+/// How a connection is held up.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    /// It has published while an alarm is on, and that waits.
+    pub is_blocked: AtomicBool,
+    /// When it was last not read, for another reason than an alarm; milliseconds since 1970.
+    pub paused_ms: AtomicU64,
+}
+
+/// A connection counts as throttled for so long after it was (`rabbit_reader:i(state, …)`).
+const THROTTLED_FOR_MS: u64 = 5000;
+
+impl Throttle {
+    /// In RabbitMQ's words.
+    pub fn state(&self, is_alarm: bool, now_ms: u64) -> &'static str {
+        match self.is_blocked.load(Ordering::Relaxed) {
+            true if is_alarm => "blocked",
+            _ if is_alarm => "blocking",
+            _ if now_ms < self.paused_ms.load(Ordering::Relaxed).saturating_add(THROTTLED_FOR_MS) => "flow",
+            _ => "running",
+        }
+    }
 }
 
 /// What a connection's task is to do.
@@ -141,6 +167,11 @@ impl Registered {
         self.inside.get().and_then(Weak::upgrade).map(|inside| inside.channels()).unwrap_or_default()
     }
 
+    /// What its channels have of a queue's messages and not acknowledged.
+    pub fn unacked(&self, queue: &Queue) -> Vec<Unacked> {
+        self.inside.get().and_then(Weak::upgrade).map(|inside| inside.unacked(queue)).unwrap_or_default()
+    }
+
     /// Channels that are open.
     pub fn channel_count(&self) -> u32 {
         self.channels.load(Ordering::Relaxed)
@@ -179,6 +210,7 @@ impl Connections {
             inside: OnceLock::new(),
             traffic: Arc::default(),
             watch: Watch::default(),
+            throttle: Throttle::default(),
         });
         self.all.insert(id, Arc::clone(&registered));
         registered

@@ -45,7 +45,7 @@ pub struct Attempt<'a> {
 }
 
 /// By which door somebody comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Door {
     Amqp,
     Http,
@@ -68,6 +68,46 @@ impl Door {
 pub struct Attempts {
     pub succeeded: AtomicU64,
     pub failed: AtomicU64,
+}
+
+/// Attempts by where they come from.
+#[derive(Debug)]
+struct Sources {
+    max: usize,
+    counts: FxHashMap<Source, Tried>,
+}
+
+/// Who tried it, as they call themselves, from where.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Source {
+    pub address: IpAddr,
+    pub user: String,
+    pub door: Door,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tried {
+    pub succeeded: u64,
+    pub failed: u64,
+}
+
+/// Of a name that somebody claims to have, so much is kept.
+const CLAIMED_LETTERS_MAX: usize = 255;
+
+impl Sources {
+    /// Whoever comes when the table is full is not counted.
+    fn count(&mut self, address: IpAddr, user: &str, door: Door, succeeded: bool) {
+        if self.max == 0 {
+            return;
+        }
+        let source = Source { address, user: user.chars().take(CLAIMED_LETTERS_MAX).collect(), door };
+        if self.counts.len() >= self.max && !self.counts.contains_key(&source) {
+            return;
+        }
+        let tried = self.counts.entry(source).or_default();
+        *if succeeded { &mut tried.succeeded } else { &mut tried.failed } += 1;
+    }
 }
 
 /// Somebody who has logged in.
@@ -101,6 +141,7 @@ pub struct Logins {
     tools: Secret,
     amqp: Attempts,
     http: Attempts,
+    sources: Mutex<Sources>,
     /// By name.
     remembered: Mutex<FxHashMap<String, Remembered>>,
 }
@@ -161,6 +202,7 @@ impl Logins {
             tools: Secret::new(URL_SAFE_NO_PAD.encode(tools)),
             amqp: Attempts::default(),
             http: Attempts::default(),
+            sources: Mutex::new(Sources { max: config.statistics.login_sources_max, counts: FxHashMap::default() }),
             remembered: Mutex::default(),
         }
     }
@@ -221,6 +263,12 @@ impl Broker {
         let attempts = self.login_attempts(attempt.door);
         let counted = if identity.is_ok() { &attempts.succeeded } else { &attempts.failed };
         counted.fetch_add(1, Ordering::Relaxed);
+        let user = match &identity {
+            Ok(identity) => &*identity.user,
+            Err(refused) => refused.user.as_deref().unwrap_or_default(),
+        };
+        let address = attempt.peer.to_canonical();
+        self.logins.sources.lock().count(address, user, attempt.door, identity.is_ok());
         if let Err(Refused { why, .. }) = &identity {
             tracing::warn!("login from {} refused: {why}", attempt.peer);
             tokio::time::sleep_until(answer_at).await;
@@ -231,6 +279,29 @@ impl Broker {
     /// How often it was tried by a door.
     pub fn login_attempts(&self, door: Door) -> &Attempts {
         self.logins.attempts(door)
+    }
+
+    /// The same by where they came from, as far as that is counted.
+    pub fn login_sources(&self) -> Vec<(Source, Tried)> {
+        let mut all: Vec<_> =
+            self.logins.sources.lock().counts.iter().map(|(key, count)| (key.clone(), *count)).collect();
+        all.sort_by(|(one, _), (other, _)| (one.address, &one.user).cmp(&(other.address, &other.user)));
+        all
+    }
+
+    /// Counts them anew.
+    pub fn forget_login_attempts(&self) {
+        for door in Door::ALL {
+            let attempts = self.login_attempts(door);
+            attempts.succeeded.store(0, Ordering::Relaxed);
+            attempts.failed.store(0, Ordering::Relaxed);
+        }
+        self.logins.sources.lock().counts.clear();
+    }
+
+    /// What the tools of this machine say in the place of a password.
+    pub fn tools_secret(&self) -> &Secret {
+        &self.logins.tools
     }
 
     async fn identify(&self, attempt: Attempt<'_>) -> Result<Identity, Refused> {

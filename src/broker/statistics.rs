@@ -41,6 +41,8 @@ pub struct Statistics {
     pub histories: Arc<Histories>,
     /// Whether anything is sampled at all.
     pub is_on: bool,
+    /// For how long the past of the whole is kept.
+    policy: Vec<Retention>,
     whole: Mutex<Whole>,
     /// What was done in virtual hosts that are gone.
     gone: Mutex<TotalsSnapshot>,
@@ -54,9 +56,12 @@ struct Whole {
 
 impl Statistics {
     pub fn new(config: &Config) -> Self {
-        let whole = Whole { recent: Recent::default(), history: History::new(&Retention::GLOBAL) };
+        let policy = |samples: &[(u64, u64)]| samples.iter().copied().map(Retention::of).collect::<Vec<_>>();
+        let (all, single) = (policy(&config.statistics.samples_global), policy(&config.statistics.samples_basic));
+        let whole = Whole { recent: Recent::default(), history: History::new(&all) };
         Self {
-            histories: Histories::new(config.statistics.histories_max),
+            histories: Histories::new(config.statistics.histories_max, single),
+            policy: all,
             is_on: config.statistics.interval.is_some(),
             whole: Mutex::new(whole),
             gone: Mutex::default(),
@@ -76,7 +81,7 @@ impl Statistics {
     /// Forgets the past of the whole.
     pub fn forget(&self) {
         let mut whole = self.whole.lock();
-        whole.history = History::new(&Retention::GLOBAL);
+        whole.history = History::new(&self.policy);
         let samples: Vec<_> = whole.recent.each().collect();
         samples.into_iter().for_each(|sample| whole.history.push(sample));
     }

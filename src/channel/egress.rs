@@ -304,6 +304,7 @@ impl Egress {
 
     /// Forgets a channel; what was on its way or unacknowledged is given back, in no order.
     pub fn close_channel(&self, channel: u16) -> Vec<Unacked> {
+        let now = Instant::now();
         let mut sent = self.sent.lock();
         let Some(mut closed) = sent.channels.remove(&channel) else { return Vec::new() };
         while let Some(item) = self.inbox.pop() {
@@ -316,14 +317,14 @@ impl Egress {
                 self.way.left(delivery.bytes);
                 let consumer = closed.consumers.get(&delivery.consumer);
                 if let Some(consumer) = consumer.filter(|consumer| !consumer.known.terms.no_ack) {
-                    back.push(unacked(0, &consumer.known.queue, delivery));
+                    back.push(unacked(0, &consumer.known.queue, delivery, now));
                 }
                 false
             }
             Item::Got { channel: of, queue, delivery, no_ack, .. } if *of == channel => {
                 self.reply_left(got_bytes(delivery));
                 if !no_ack {
-                    back.push(unacked(0, queue, delivery));
+                    back.push(unacked(0, queue, delivery, now));
                 }
                 false
             }
@@ -508,7 +509,7 @@ impl Egress {
                     let own = state.gauges.by_queue.with(&queue);
                     count_sent(&state.gauges.counted, &own, stat, &queue, 1, delivery.redelivered);
                     if !no_ack {
-                        state.unacked.push(unacked(state.last_tag, &queue, &delivery));
+                        state.unacked.push(unacked(state.last_tag, &queue, &delivery, Instant::now()));
                     }
                     if is_traced {
                         traced.push(Traced { channel, queue, delivery });
@@ -707,6 +708,24 @@ impl Inside for Egress {
         channels.sort_unstable_by_key(|channel| channel.number);
         channels
     }
+
+    fn unacked(&self, queue: &Queue) -> Vec<clients::Unacked> {
+        let sent = self.sent.lock();
+        let of_channel = |(number, channel): (&u16, &Channel)| -> Vec<_> {
+            let own = channel.unacked.iter().filter(|unacked| std::ptr::eq(&*unacked.queue, queue));
+            let shown = own.map(|unacked| clients::Unacked {
+                channel: *number,
+                tags: unacked.first_tag..unacked.first_tag + unacked.count,
+                consumer: channel.consumers.get(&unacked.consumer).map(|consumer| Arc::clone(&consumer.known.tag)),
+                sent_before: unacked.sent.elapsed(),
+            });
+            shown.collect()
+        };
+        let mut found: Vec<_> = sent.channels.iter().flat_map(of_channel).collect();
+        drop(sent);
+        found.sort_unstable_by_key(|unacked| (unacked.channel, unacked.tags.start));
+        found
+    }
 }
 
 impl Channel {
@@ -773,7 +792,7 @@ impl Channel {
         count_sent(all, own, stat, &consumer.known.queue, count.into(), delivery.redelivered);
         if !consumer.known.terms.no_ack {
             let due = consumer.known.timeout.map(|timeout| now + timeout);
-            let unacked = unacked(first_tag, &consumer.known.queue, delivery);
+            let unacked = unacked(first_tag, &consumer.known.queue, delivery, now);
             self.unacked.push(Unacked { count: u64::from(count), due, ..unacked });
         }
         consumer.messages += count;
@@ -836,13 +855,14 @@ fn count_sent(channel: &Counted, both: &Counts, stat: Stat, queue: &Queue, count
     }
 }
 
-fn unacked(tag: u64, queue: &Arc<Queue>, delivery: &Delivery) -> Unacked {
+fn unacked(tag: u64, queue: &Arc<Queue>, delivery: &Delivery, sent: Instant) -> Unacked {
     Unacked {
         first_tag: tag,
         count: u64::from(delivery.count),
         queue: Arc::clone(queue),
         consumer: delivery.consumer,
         first: delivery.first,
+        sent,
         due: None,
     }
 }

@@ -8,7 +8,10 @@ use crate::queue::consumer::ConsumerKey;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
+
+/// What is sent within this time of each other counts as sent together.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Deliveries next to each other, not yet acknowledged.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub struct Unacked {
     pub consumer: ConsumerKey,
     /// Position of the first in its queue.
     pub first: u64,
+    /// When the first of them was sent.
+    pub sent: Instant,
     /// When the client must have acknowledged them, if ever.
     pub due: Option<Instant>,
 }
@@ -53,6 +58,7 @@ impl Unacked {
         self.consumer == before.consumer
             && self.first == before.positions().end
             && self.due == before.due
+            && self.sent < before.sent + TOGETHER
             && self.first_tag == before.last_tag() + 1
             && Arc::ptr_eq(&self.queue, &before.queue)
     }
@@ -200,6 +206,7 @@ mod tests {
     fn it_is_what_a_list_of_single_deliveries_would_be() {
         let folder = tempfile::tempdir().unwrap();
         let queue = queue(folder.path());
+        let sent = Instant::now();
         proptest!(|(steps in steps())| {
             let (mut owed, mut naive) = (Owed::default(), Vec::<(u64, u64, u64)>::new());
             let (mut tag, mut position, mut taken) = (0, 0, Vec::new());
@@ -209,7 +216,8 @@ mod tests {
                         position += skip;
                         let (first_tag, first) = (tag + 1, position);
                         let queue = Arc::clone(&queue);
-                        owed.push(Unacked { first_tag, count, queue, consumer: ConsumerKey(consumer), first, due: None });
+                        let consumer_key = ConsumerKey(consumer);
+                        owed.push(Unacked { first_tag, count, queue, consumer: consumer_key, first, sent, due: None });
                         naive.extend((0..count).map(|n| (first_tag + n, first + n, consumer)));
                         tag += count;
                         position += count;
@@ -253,14 +261,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let queue = queue(folder.path());
         let mut owed = Owed::default();
+        let sent = Instant::now();
         let one = |tag: u64| {
             let (queue, consumer) = (Arc::clone(&queue), ConsumerKey::NONE);
-            Unacked { first_tag: tag, count: 1, queue, consumer, first: 100 + tag, due: None }
+            Unacked { first_tag: tag, count: 1, queue, consumer, first: 100 + tag, sent, due: None }
         };
         (1..=1000).for_each(|tag| owed.push(one(tag)));
         assert_eq!(owed.iter().count(), 1);
         owed.settle(500, false).unwrap();
         assert_eq!(owed.iter().map(|entry| (entry.first_tag, entry.count)).collect::<Vec<_>>(), [(1, 499), (501, 500)]);
         assert_eq!(owed.settle(500, true).map(|_| ()), Err(UnknownTag(500)));
+        // What is sent later is told apart.
+        owed.push(Unacked { sent: sent + TOGETHER, ..one(1001) });
+        assert_eq!(owed.iter().count(), 3);
     }
 }

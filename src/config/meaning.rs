@@ -232,13 +232,21 @@ pub struct Http {
 }
 
 /// What is sampled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statistics {
     /// Between two samples; `None` if none are taken.
     pub interval: Option<Duration>,
     /// Single things whose past is kept.
     pub histories_max: usize,
+    /// For how long samples are kept and how far apart, in seconds, the shortest first: of the whole, and of single things.
+    pub samples_global: Vec<(u64, u64)>,
+    pub samples_basic: Vec<(u64, u64)>,
+    /// Pairs of address and user whose logins are counted.
+    pub login_sources_max: usize,
 }
+
+/// Samples kept of one thing, each with all its numbers.
+const SAMPLES_MAX: u64 = 10_000;
 
 /// How metrics are served to Prometheus.
 #[derive(Debug, Clone)]
@@ -351,6 +359,9 @@ pub fn resolve(layers: &Layers, sources: &Sources, remarks: &mut Remarks) -> Con
                 _ => Some(meaning.time("statistics.interval")).filter(|interval| !interval.is_zero()),
             },
             histories_max: meaning.number("statistics.histories_max").unwrap_or(usize::MAX),
+            samples_global: meaning.samples("statistics.samples_global"),
+            samples_basic: meaning.samples("statistics.samples_basic"),
+            login_sources_max: meaning.number("statistics.login_sources_max").unwrap_or(0),
         },
         bind,
         tls,
@@ -638,6 +649,32 @@ impl Meaning<'_> {
             };
             items.iter().map(pair).collect()
         })
+    }
+
+    /// For how long samples are kept, and how far apart.
+    fn samples(&mut self, key: &str) -> Vec<(u64, u64)> {
+        let mut samples = Vec::new();
+        let pairs = self.pairs(key);
+        if pairs.is_empty() {
+            self.mistake(key, "must say for how long samples are kept");
+        }
+        for (age, interval) in pairs {
+            let age_s = match age.as_str() {
+                "minute" => Some(60),
+                "hour" => Some(3600),
+                "day" => Some(86_400),
+                seconds => seconds.parse::<u64>().ok(),
+            };
+            match (age_s, interval.parse::<u64>().ok().filter(|interval_s| *interval_s > 0)) {
+                (Some(age_s), Some(interval_s)) if age_s >= interval_s => samples.push((age_s, interval_s)),
+                _ => self.mistake(key, &format!("'{age}={interval}' is not how long and how far apart, in seconds")),
+            }
+        }
+        samples.sort_unstable();
+        if samples.iter().map(|(age_s, interval_s)| age_s / interval_s).fold(0, u64::saturating_add) > SAMPLES_MAX {
+            self.mistake(key, &format!("would keep more than {SAMPLES_MAX} samples of each"));
+        }
+        samples
     }
 
     fn mechanisms(&mut self) -> Vec<Mechanism> {

@@ -135,6 +135,10 @@ pub fn apply(mut lines: Lines, layers: &mut Layers, remarks: &mut Remarks) {
     listener(&mut lines, "metrics_port", &["prometheus.tcp"], layers);
     listener(&mut lines, "metrics_tls_port", &["prometheus.ssl"], layers);
     cors_origins(&mut lines, layers);
+    for policy in ["global", "basic"] {
+        let named = lines.take_all(&format!("management.sample_retention_policies.{policy}"));
+        set_pairs(layers, &format!("statistics.samples_{policy}"), named);
+    }
     for (prefix, key) in [("ssl_options.versions", "tls.versions"), ("ssl_options.ciphers", "tls.ciphers")] {
         numbered(&mut lines, key, prefix, layers);
     }

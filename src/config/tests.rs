@@ -201,6 +201,15 @@ fn values_of_the_wrong_kind_are_mistakes() {
         ("data_dir = 5", "data_dir: 5 is not a path"),
         ("amqps_port = 5671", "amqps_port: needs a certificate and its key: tls.certfile and tls.keyfile"),
         ("tls.verify = 'verify_peer'", "tls.verify: needs the authorities to trust: tls.cacertfile"),
+        (
+            "statistics.samples_basic = ['600=x']",
+            "statistics.samples_basic: '600=x' is not how long and how far apart, in seconds",
+        ),
+        ("statistics.samples_global = []", "statistics.samples_global: must say for how long samples are kept"),
+        (
+            "statistics.samples_global = ['day=1']",
+            "statistics.samples_global: would keep more than 10000 samples of each",
+        ),
         ("tls.fail_if_no_peer_cert = true", "tls.fail_if_no_peer_cert: needs tls.verify = \"verify_peer\""),
     ];
     for (text, mistake) in cases {
@@ -611,6 +620,7 @@ fn every_setting_can_be_written_in_every_source() {
         for key in setting.conf {
             let text = match (*key, text.as_str()) {
                 ("auth_mechanisms.*", _) => "PLAIN",
+                (key, _) if key.contains("sample_retention_policies") => "5",
                 (key, _) if key.contains("users.") || key.contains("tags.") => "true",
                 ("management.tcp.ip" | "prometheus.tcp.ip", _) => "127.0.0.1",
                 ("ssl_options.versions.*", _) => "tlsv1.2",
@@ -621,7 +631,12 @@ fn every_setting_can_be_written_in_every_source() {
                 (_, "") => "x",
                 (_, text) => text,
             };
-            let name = if *key == "log.*.level" { "log.queue.level".to_owned() } else { key.replace('*', "x") };
+            let word = match *key {
+                "log.*.level" => "queue",
+                key if key.contains("sample_retention_policies") => "hour",
+                _ => "x",
+            };
+            let name = key.replace('*', word);
             assert_eq!(conf(&format!("{name} = {text}")).warnings(), Vec::<String>::new(), "{name} = {text}");
         }
     }

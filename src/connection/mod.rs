@@ -301,6 +301,10 @@ impl Connection {
             self.tell_alarm(self.broker.alarms.active());
             let was_paused = pause.is_some();
             pause = self.pause(&buffer);
+            self.registered.throttle.is_blocked.store(buffer.held > 0, Ordering::Relaxed);
+            if pause.as_ref().is_some_and(|pause| !matches!(pause, Pause::Alarm)) {
+                self.registered.throttle.paused_ms.store(self.broker.now_ms(), Ordering::Relaxed);
+            }
             if was_paused && pause.is_none() {
                 // What the client sent meanwhile was not read.
                 last_read = Instant::now();

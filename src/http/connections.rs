@@ -180,7 +180,8 @@ fn shown(connection: &Registered, opened: &Opened, request: &Request, grids: &Gr
     set("vhost", (&*opened.vhost.name).into());
     if !request.without_stats() {
         set("channels", connection.channel_count().into());
-        set("state", "running".into());
+        let is_alarm = request.broker.alarms.active().any();
+        set("state", connection.throttle.state(is_alarm, request.broker.now_ms()).into());
         let [received, reads, sent, writes] = connection.traffic.snapshot();
         set("recv_cnt", reads.into());
         set("send_cnt", writes.into());

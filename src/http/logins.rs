@@ -5,8 +5,8 @@ use super::answer::{Answer, Failure};
 use super::request::Request;
 use super::route::Route;
 use crate::auth::Secret;
-use crate::broker::login::Door;
-use serde_json::{Value as Json, json};
+use crate::broker::login::{Door, Tried};
+use serde_json::json;
 use std::sync::atomic::Ordering;
 
 pub fn routes() -> Vec<Route> {
@@ -41,19 +41,25 @@ async fn attempts(request: Request) -> Result<Answer, Failure> {
     Ok(Answer::Json(shown.collect()))
 }
 
-/// RabbitMQ counts by address only where it is told to (`track_auth_attempt_source`): a table that strangers fill. It is
-/// not kept here.
+/// Counted only if the settings say so: a table that strangers fill.
 async fn attempts_by_source(request: Request) -> Result<Answer, Failure> {
     request.check_node()?;
-    Ok(Answer::Json(Json::Array(Vec::new())))
+    let sources = request.broker.login_sources();
+    let shown = sources.into_iter().map(|(source, Tried { succeeded, failed })| {
+        json!({
+            "remote_address": source.address.to_string(),
+            "username": source.user,
+            "protocol": source.door.protocol(),
+            "auth_attempts": succeeded + failed,
+            "auth_attempts_failed": failed,
+            "auth_attempts_succeeded": succeeded,
+        })
+    });
+    Ok(Answer::Json(shown.collect()))
 }
 
 async fn forget_attempts(request: Request) -> Result<Answer, Failure> {
     request.check_node()?;
-    for door in Door::ALL {
-        let attempts = request.broker.login_attempts(door);
-        attempts.succeeded.store(0, Ordering::Relaxed);
-        attempts.failed.store(0, Ordering::Relaxed);
-    }
+    request.broker.forget_login_attempts();
     Ok(Answer::Done)
 }

@@ -10,7 +10,7 @@ use super::stats::{Grids, Group, Past, message_stats};
 use crate::broker::statistics::{CHURN_AT, NODE, NODE_AT, WHOLE};
 use crate::broker::{Broker, alarms::Alarm, readings};
 use crate::exchange::Type;
-use crate::metrics::{CHURN, Grid, Recent, Retention, STATS, Sample, Snapshot, Stat};
+use crate::metrics::{CHURN, Grid, Recent, STATS, Sample, Snapshot, Stat};
 use crate::queue::classic::NUMBERS;
 use crate::vhost::Vhost;
 use serde_json::{Map, Value as Json, json};
@@ -24,6 +24,9 @@ pub fn routes() -> Vec<Route> {
         Route::new("/nodes/{node}/memory/relative", Role::Monitoring)
             .get(memory_relative)
             .says("What takes the memory of a node, in hundredths"),
+        Route::new("/nodes/{node}/memory/ets", Role::Monitoring).get(ets).says("Erlang's tables: there are none"),
+        Route::new("/nodes/{node}/memory/ets/{filter}", Role::Monitoring).get(ets).says("The same"),
+        Route::new("/nodes/{node}/memory/ets/{filter}/relative", Role::Monitoring).get(ets).says("The same"),
         Route::new("/reset", Role::Administrator).delete(reset).says("Forgets the past of what is counted"),
         Route::new("/reset/{node}", Role::Administrator).delete(reset).says("Forgets the past of what a node counts"),
     ]
@@ -56,7 +59,7 @@ async fn overview(request: Request) -> Result<Answer, Failure> {
     let mut set = |key: &str, value: Json| drop(shown.insert(key.to_owned(), value));
     set("management_version", config.product_version.as_str().into());
     set("rates_mode", rates_mode(broker).into());
-    set("sample_retention_policies", retention_policies());
+    set("sample_retention_policies", retention_policies(broker));
     set("exchange_types", exchange_types());
     set("product_version", config.product_version.as_str().into());
     set("product_name", config.product_name.as_str().into());
@@ -171,9 +174,10 @@ fn rates_mode(broker: &Broker) -> &'static str {
 }
 
 /// Seconds for which samples are kept.
-fn retention_policies() -> Json {
-    let ages = |policy: &[Retention]| -> Vec<u64> { policy.iter().map(|retention| retention.age_s).collect() };
-    json!({"global": ages(&Retention::GLOBAL), "basic": ages(&Retention::BASIC), "detailed": ages(&Retention::BASIC[..1])})
+fn retention_policies(broker: &Broker) -> Json {
+    let ages = |samples: &[(u64, u64)]| -> Vec<u64> { samples.iter().map(|(age_s, _)| *age_s).collect() };
+    let (global, basic) = (&broker.config.statistics.samples_global, &broker.config.statistics.samples_basic);
+    json!({"global": ages(global), "basic": ages(basic), "detailed": ages(&basic[..1])})
 }
 
 fn exchange_types() -> Json {
@@ -281,7 +285,8 @@ async fn memory(request: Request) -> Result<Answer, Failure> {
     request.check_node()?;
     let parts = memory_parts(&request.broker);
     let total = parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
-    let mut shown: Map<String, Json> = parts.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.into())).collect();
+    let mut shown = memory_of_erlang();
+    shown.extend(parts.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.into())));
     shown.insert("strategy".to_owned(), "rss".into());
     shown.insert("total".to_owned(), json!({"rss": total, "allocated": total, "erlang": 0}));
     Ok(Answer::Json(json!({"memory": shown})))
@@ -292,10 +297,46 @@ async fn memory_relative(request: Request) -> Result<Answer, Failure> {
     request.check_node()?;
     let parts = memory_parts(&request.broker);
     let total = parts.iter().map(|(_, bytes)| bytes).sum::<u64>().max(1);
-    let mut shown: Map<String, Json> =
-        parts.into_iter().map(|(name, bytes)| (name.to_owned(), (bytes * 100).div_ceil(total).into())).collect();
+    let mut shown = memory_of_erlang();
+    shown.extend(parts.into_iter().map(|(name, bytes)| (name.to_owned(), (bytes * 100).div_ceil(total).into())));
     shown.insert("total".to_owned(), 100.into());
     Ok(Answer::Json(json!({"memory": shown})))
+}
+
+/// What else RabbitMQ's memory is used for, and what its clients insist on: nothing of it is here.
+fn memory_of_erlang() -> Map<String, Json> {
+    const PARTS: [&str; 23] = [
+        "connection_readers",
+        "connection_writers",
+        "connection_channels",
+        "connection_other",
+        "quorum_queue_procs",
+        "quorum_queue_dlx_procs",
+        "stream_queue_procs",
+        "stream_queue_replica_reader_procs",
+        "stream_queue_coordinator_procs",
+        "plugins",
+        "metadata_store",
+        "other_proc",
+        "metrics",
+        "mgmt_db",
+        "mnesia",
+        "quorum_ets",
+        "metadata_store_ets",
+        "other_ets",
+        "binary",
+        "code",
+        "atom",
+        "allocated_unused",
+        "reserved_unallocated",
+    ];
+    PARTS.iter().map(|name| ((*name).to_owned(), 0.into())).collect()
+}
+
+/// What RabbitMQ says where a filter leaves no table.
+async fn ets(request: Request) -> Result<Answer, Failure> {
+    request.check_node()?;
+    Ok(Answer::Json(json!({"ets_tables_memory": "no_tables"})))
 }
 
 /// As far as it is known; by RabbitMQ's names where they fit.

@@ -4,12 +4,12 @@ use super::access::Role;
 use super::answer::{Answer, Failure};
 use super::describe::Kind::{Table, Text, Truth};
 use super::describe::{Field, may, must};
-use super::listing::{list_of, object};
+use super::listing::{list, list_of, object};
 use super::request::{Request, safe_if_any};
 use super::route::Route;
 use super::stats::Grids;
 use super::values::{self, flag};
-use super::{connections, consumers, queue_stats};
+use super::{channels, connections, consumers, queue_stats};
 use crate::definitions::table_to_json;
 use crate::policy::{Applied, Policy};
 use crate::queue::Queue;
@@ -51,6 +51,10 @@ pub fn routes() -> Vec<Route> {
             .says("Deletes a queue")
             .asks(IF),
         Route::new("/queues/{vhost}/{queue}/contents", Role::Vhost).delete(purge).says("Drops its ready messages"),
+        Route::new("/queues/{vhost}/{queue}/unacked", Role::Vhost)
+            .get(unacked)
+            .says("Its messages that clients have not acknowledged, and which clients those are")
+            .lists(),
         Route::new("/queues/{vhost}/{queue}/actions", Role::Administrator)
             .post(act)
             .says("Nothing: its actions are gone")
@@ -65,6 +69,33 @@ pub fn routes() -> Vec<Route> {
 async fn list_all(request: Request) -> Result<Answer, Failure> {
     let queues = request.vhosts()?.iter().flat_map(|vhost| vhost.queues()).collect();
     listed(&request, queues)
+}
+
+/// So many of a queue's unacknowledged messages are listed.
+const UNACKED_MAX: u64 = 10_000;
+
+/// As LavinMQ lists them.
+async fn unacked(request: Request) -> Result<Answer, Failure> {
+    let vhost = request.vhost()?;
+    let queue = vhost.queue_named(request.name("queue")).ok_or_else(Failure::no_object)?;
+    let mut items = Vec::new();
+    let mut left = UNACKED_MAX;
+    for connection in request.broker.connections.list() {
+        for unacked in connection.unacked(&queue) {
+            let channel = channels::name(&connection, unacked.channel);
+            for tag in unacked.tags.take(usize::try_from(left).unwrap_or(usize::MAX)) {
+                left -= 1;
+                let mut shown = Map::new();
+                let mut set = |key: &str, value: Json| drop(shown.insert(key.to_owned(), value));
+                set("delivery_tag", tag.into());
+                set("consumer_tag", unacked.consumer.as_deref().unwrap_or("Basic get").into());
+                set("unacked_for_seconds", unacked.sent_before.as_secs().into());
+                set("channel_name", channel.as_str().into());
+                items.push(shown);
+            }
+        }
+    }
+    list(&request.query, &["channel_name", "delivery_tag"], items)
 }
 
 /// Only those of the page are looked at closely.

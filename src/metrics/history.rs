@@ -20,12 +20,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// RabbitMQ's policy `global`: of the node and of virtual hosts.
-    pub const GLOBAL: [Self; 4] = [Self::of(600, 5), Self::of(3600, 60), Self::of(28_800, 600), Self::of(86_400, 1800)];
-    /// RabbitMQ's policy `basic`: of queues, exchanges, channels and connections.
-    pub const BASIC: [Self; 2] = [Self::of(600, 5), Self::of(3600, 60)];
-
-    const fn of(age_s: u64, interval_s: u64) -> Self {
+    pub const fn of((age_s, interval_s): (u64, u64)) -> Self {
         Self { age_s, interval_s }
     }
 }
@@ -195,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_grid_shows_what_was_last_seen_before_each_of_its_times() {
-        let mut history = History::new(&Retention::BASIC);
+        let mut history = History::new(&[Retention::of((600, 5)), Retention::of((3600, 60))]);
         (0..5).for_each(|step| history.push(sample(101 + 5 * step, 10 * step)));
         let grid = Grid { age_s: 20, interval_s: 5 };
         let samples = history.on_grid(grid, 124_000);
@@ -208,7 +203,8 @@ mod tests {
 
     #[test]
     fn a_history_has_a_fixed_size() {
-        let mut history = History::new(&Retention::GLOBAL);
+        let policy = [(600, 5), (3600, 60), (28_800, 600), (86_400, 1800)];
+        let mut history = History::new(&policy.map(Retention::of));
         for second in (0..200_000).step_by(5) {
             history.push(sample(second, second));
         }

@@ -14,12 +14,13 @@ const FORGOTTEN_AFTER_MS: u64 = 300_000;
 #[derive(Debug)]
 pub struct Histories {
     max: usize,
+    policy: Vec<Retention>,
     count: AtomicUsize,
 }
 
 impl Histories {
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, count: AtomicUsize::new(0) })
+    pub fn new(max: usize, policy: Vec<Retention>) -> Arc<Self> {
+        Arc::new(Self { max, policy, count: AtomicUsize::new(0) })
     }
 
     fn place(self: &Arc<Self>) -> Option<Place> {
@@ -80,7 +81,7 @@ impl<const N: usize> Watch<N> {
         if inner.past.is_none()
             && let Some(place) = histories.place()
         {
-            let mut history = Box::new(History::new(&Retention::BASIC));
+            let mut history = Box::new(History::new(&histories.policy));
             inner.recent.each().for_each(|sample| history.push(sample));
             inner.past = Some(Past { history, asked_at_ms: now_ms, _place: place });
         }
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_history_begins_with_the_first_who_asks_and_ends_after_the_last() {
-        let (histories, grid) = (Histories::new(1), Grid { age_s: 60, interval_s: 5 });
+        let (histories, grid) = (Histories::new(1, vec![Retention::of((600, 5))]), Grid { age_s: 60, interval_s: 5 });
         let (watch, other) = (Watch::default(), Watch::default());
         (1..=10).for_each(|step| watch.push(sample(5 * step, step)));
         // The last two looks are known of everything.

@@ -6,6 +6,7 @@ use crate::amqp::Table;
 use crate::metrics::Counted;
 use crate::queue::Queue;
 use crate::queue::consumer::{ConsumerKey, Terms};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub trait Inside: Send + Sync + std::fmt::Debug {
     /// Its channels, in the order of their numbers.
     fn channels(&self) -> Vec<Channel>;
+    /// What they have of a queue's messages and not acknowledged, by channel and delivery tag.
+    fn unacked(&self, queue: &Queue) -> Vec<Unacked>;
 }
 
 /// A channel at one moment.
@@ -36,6 +39,18 @@ pub struct Channel {
     pub by_exchange: Arc<Ties<Counted>>,
     /// In the order in which they came.
     pub consumers: Vec<Consumer>,
+}
+
+/// Deliveries next to each other that a client has not acknowledged.
+#[derive(Debug, Clone)]
+pub struct Unacked {
+    pub channel: u16,
+    /// Their delivery tags.
+    pub tags: Range<u64>,
+    /// The consumer's tag; `None` for basic.get, and if the consumer is gone.
+    pub consumer: Option<Arc<str>>,
+    /// How long ago they were sent, to a second.
+    pub sent_before: Duration,
 }
 
 /// A consumer as its channel asked for it.

@@ -1,7 +1,7 @@
 //! Memory or disk run short: publishers wait and are told so, everybody else goes on.
 
 use super::support::peer::{Incoming, PERSISTENT, write_publish};
-use super::support::{Broker, Declare, Peer, SmallDisk, eventually};
+use super::support::{Api, Broker, Declare, Peer, SmallDisk, eventually};
 use amq_protocol::protocol::{AMQPClass, connection};
 use amq_protocol::types::FieldTable;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ fn with_backlog(messages: u64, flags: &[&str]) -> Broker {
 
 #[test]
 fn a_publisher_is_told_at_its_first_publish_and_once() {
-    let broker = Broker::with(&NO_MEMORY);
+    let broker = Broker::with(&[&NO_MEMORY[..], &["--http-port=0"]].concat());
     let mut peer = capable(&broker);
     peer.confirm_select(1);
     // Everything but publishing works, and does not make anybody a publisher.
@@ -62,6 +62,16 @@ fn a_publisher_is_told_at_its_first_publish_and_once() {
     // Another channel goes on; had the message been taken, or blocked been told again, that would have come first.
     peer.open_channel(2);
     assert_eq!(peer.declare(2, Declare::passive("q")).0, 0);
+    // Who has not published is not held up yet.
+    let other = Peer::open(&broker);
+    let state = |peer: &Peer| {
+        let name = format!("127.0.0.1:{} -> 127.0.0.1:{}", peer.ports().0, peer.ports().1);
+        let listed = Api::of(&broker).get("/api/connections").json();
+        let found = listed.as_array().unwrap().iter().find(|shown| shown["name"] == name.as_str()).cloned();
+        found.map(|shown| shown["state"].as_str().unwrap().to_owned())
+    };
+    eventually("its state", || (state(&peer).as_deref() == Some("blocked")).then_some(()));
+    assert_eq!(state(&other).as_deref(), Some("blocking"));
     let log = broker.log().join("\n");
     assert!(log.contains("memory resource limit alarm set on node leveret@"), "{log}");
     assert!(log.contains("Publishers will be blocked until this alarm clears"), "{log}");

@@ -224,6 +224,45 @@ fn what_health_checks_of_containers_run_succeeds_and_fails_as_it_should() {
     assert_eq!(diagnostics(&["-q", "ping", "--username", "nobody"]).code, 0);
 }
 
+#[test]
+fn diagnostics_tell_what_the_api_tells() {
+    let tools = Tools::new();
+    Peer::open(&tools.broker).declare(1, Declare::durable("q"));
+    let say = |arguments: &[&str]| {
+        let said = tools.run("rabbitmq-diagnostics", arguments);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{arguments:?}: {said:?}");
+        said.out
+    };
+    let json = |verb: &str| -> Json { serde_json::from_str(&say(&[verb, "--formatter", "json"])).unwrap() };
+    let (amqp, http) = (tools.broker.port(), tools.broker.http_port());
+    let mut ports = [amqp, http];
+    ports.sort_unstable();
+    let connected = format!("Successfully connected to ports {}, {} on node ", ports[0], ports[1]);
+    assert!(say(&["check_port_connectivity"]).contains(&connected), "{}", say(&["check_port_connectivity"]));
+    let listeners = say(&["-q", "listeners"]);
+    for (port, rest) in [
+        (amqp, "protocol: amqp, purpose: AMQP 0-9-1"),
+        (http, "protocol: http, purpose: HTTP API"),
+        (http, "protocol: clustering, purpose: CLI tool communication"),
+    ] {
+        assert!(listeners.contains(&format!("Interface: 127.0.0.1, port: {port}, {rest}\n")), "{listeners}");
+    }
+    let (listed, overview) = (json("listeners"), Api::of(&tools.broker).get("/api/overview").json());
+    assert_eq!(listed["listeners"].as_array().unwrap().len(), overview["listeners"].as_array().unwrap().len());
+    let status = json("status");
+    assert_eq!((&status["pid"], &status["totals"]["queue_count"]), (&json!(tools.broker.id()), &json!(1)));
+    assert_eq!(status["listeners"], listed["listeners"]);
+    assert!(say(&["status"]).contains(&format!("OS PID: {}\n", tools.broker.id())));
+    // Shares of all that there is, RabbitMQ's parts among them.
+    let memory = say(&["-q", "memory_breakdown", "--unit", "mb"]);
+    let shares =
+        memory.lines().map(|line| line.split_once('(').unwrap().1.trim_end_matches("%)").parse::<f64>().unwrap());
+    assert!((shares.sum::<f64>() - 100.0).abs() < 1.0, "{memory}");
+    assert!(memory.contains("\nbinary: 0.0 mb (0.00%)\n"), "{memory}");
+    let memory = json("memory_breakdown");
+    assert!(memory["total"]["rss"].as_u64() > Some(1 << 20) && memory["strategy"] == "rss", "{memory}");
+}
+
 fn url(tools: &Tools) -> String {
     format!("http://127.0.0.1:{}", tools.broker.http_port())
 }

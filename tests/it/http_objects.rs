@@ -152,6 +152,36 @@ fn who_declares_something_else_is_told_everything_that_differs() {
 }
 
 #[test]
+fn unacknowledged_messages_are_listed_with_who_has_them() {
+    let broker = start();
+    let api = Api::of(&broker);
+    let mut peer = Peer::open(&broker);
+    peer.declare(1, Declare::durable("q"));
+    peer.declare(1, Declare::durable("other"));
+    (0..4).for_each(|_| peer.publish(1, "q", PLAIN, b"m"));
+    peer.publish(1, "other", PLAIN, b"m");
+    peer.get(1, "q", false).unwrap();
+    peer.get(1, "other", false).unwrap();
+    peer.open_channel(2);
+    peer.qos(2, 2);
+    peer.consume(2, "q", "c", false);
+    (0..2).for_each(|_| drop(peer.expect_delivery()));
+    peer.ack(2, 1, false);
+    peer.expect_delivery();
+    let channel = |number: u16| format!("127.0.0.1:{} -> 127.0.0.1:{} ({number})", peer.ports().0, peer.ports().1);
+    let one = |number: u16, tag: u64, consumer: &str| json!({"delivery_tag": tag, "consumer_tag": consumer, "unacked_for_seconds": 0, "channel_name": channel(number)});
+    let path = "/api/queues/%2F/q/unacked";
+    eventually("the list", || {
+        let mut listed = api.get(path).json();
+        listed.as_array_mut().unwrap().iter_mut().for_each(|item| item["unacked_for_seconds"] = json!(0));
+        (listed == json!([one(1, 1, "Basic get"), one(2, 2, "c"), one(2, 3, "c")])).then_some(())
+    });
+    let page = api.get(&format!("{path}?page=1&page_size=2")).json();
+    assert_eq!((&page["total_count"], page["items"].as_array().unwrap().len()), (&json!(3), 2));
+    assert_eq!(api.get("/api/queues/%2F/nowhere/unacked").said(), no_object());
+}
+
+#[test]
 fn exchanges_are_declared_and_deleted_by_the_rules_of_amqp() {
     let mut broker = start();
     let api = Api::of(&broker);

@@ -9,6 +9,7 @@ mod alarms;
 mod browse;
 mod clients;
 mod copies;
+mod counted;
 mod ctl;
 mod dead_letters;
 mod definitions;

@@ -238,6 +238,30 @@ fn the_past_is_given_in_samples() {
 }
 
 #[test]
+fn samples_are_kept_as_long_as_the_settings_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rabbitmq.conf");
+    let policies = "management.sample_retention_policies.global.minute = 5\n\
+                    management.sample_retention_policies.global.7200 = 60\n\
+                    management.sample_retention_policies.basic.minute = 1\n";
+    std::fs::write(&file, policies).unwrap();
+    let config = format!("--config={}", file.to_str().unwrap());
+    let broker = start(&[&config, "--statistics-interval=100"]);
+    let api = Api::of(&broker);
+    let expected = json!({"global": [60, 7200], "basic": [60], "detailed": [60]});
+    assert_eq!(api.get("/api/overview").json()["sample_retention_policies"], expected);
+    let mut peer = Peer::open(&broker);
+    peer.declare(1, Declare::durable("q"));
+    (0..7).for_each(|_| publish_to(&mut peer, 1, "", "q", PLAIN, b"x"));
+    // Of a queue each second is kept; of the whole, each fifth, so that the grid repeats what was.
+    let path = "/api/queues/%2F/q?msg_rates_age=10&msg_rates_incr=1&lengths_age=10&lengths_incr=1";
+    eventually("samples", || {
+        let shown = api.get(path).json();
+        (shown["message_stats"]["publish_details"]["samples"].as_array()?.len() >= 3).then_some(())
+    });
+}
+
+#[test]
 fn nothing_counted_is_shown_to_who_does_not_want_it() {
     let broker = start(&[]);
     let api = Api::of(&broker);

@@ -7,7 +7,7 @@ use super::things::{
     self, CHANNEL_EXCHANGES, CHANNEL_QUEUES, CHANNELS, CONNECTIONS, ChannelExchangeSeen, ChannelQueueSeen, ChannelSeen,
     ConnectionSeen, EXCHANGES, ExchangeSeen, Mode, OWN_PREFIX, QUEUES, QUEUES_BEYOND, QueueSeen,
 };
-use crate::broker::login::Door;
+use crate::broker::login::{Door, Tried};
 use crate::broker::statistics::NODE;
 use crate::broker::{Broker, alarms::Alarm, readings};
 use crate::metrics::{self, CHURN, Stat};
@@ -116,9 +116,17 @@ fn node(text: &mut Text, broker: &Broker, mode: &Mode<'_>) {
     }
     let sync_s = broker.store_times().sync.seen().sum_s;
     one("node_persister_metrics", "io_sync_time_seconds_total", Kind::Counter, "Total I/O sync time", sync_s);
-    if !mode.wants("auth_attempt_metrics") {
-        return;
+    if mode.wants("auth_attempt_metrics") {
+        attempts(text, broker, mode);
     }
+    if mode.wants("auth_attempt_detailed_metrics") {
+        attempts_by_source(text, broker, mode);
+    }
+}
+
+/// Who tried to log in.
+fn attempts(text: &mut Text, broker: &Broker, mode: &Mode<'_>) {
+    let name = |name: &str| format!("{}{name}", mode.prefix);
     const ATTEMPTS: [(&str, &str); 3] = [
         ("auth_attempts_total", "Total number of authentication attempts"),
         ("auth_attempts_succeeded_total", "Total number of successful authentication attempts"),
@@ -130,6 +138,33 @@ fn node(text: &mut Text, broker: &Broker, mode: &Mode<'_>) {
             let attempts = broker.login_attempts(door);
             let (good, bad) = (attempts.succeeded.load(Ordering::Relaxed), attempts.failed.load(Ordering::Relaxed));
             text.sample(&name(metric), &[("protocol", door.protocol())], [good + bad, good, bad][at] as f64);
+        }
+    }
+}
+
+/// The same by address and user, if that is counted.
+fn attempts_by_source(text: &mut Text, broker: &Broker, mode: &Mode<'_>) {
+    let sources = broker.login_sources();
+    if sources.is_empty() {
+        return;
+    }
+    const ATTEMPTS: [(&str, &str); 3] = [
+        ("total", "Total number of authentication attempts with source info"),
+        ("succeeded_total", "Total number of successful authentication attempts with source info"),
+        ("failed_total", "Total number of failed authentication attempts with source info"),
+    ];
+    for (at, (metric, help)) in ATTEMPTS.into_iter().enumerate() {
+        let name = format!("{}auth_attempts_detailed_{metric}", mode.prefix);
+        text.begin(&name, Kind::Counter, help);
+        for (source, Tried { succeeded, failed }) in &sources {
+            let address = source.address.to_string();
+            let labels = [
+                ("remote_address", address.as_str()),
+                ("username", &source.user),
+                ("protocol", source.door.protocol()),
+            ];
+            let labels: Vec<_> = labels.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+            text.sample(&name, &labels, [succeeded + failed, *succeeded, *failed][at] as f64);
         }
     }
 }
