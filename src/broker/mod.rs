@@ -151,6 +151,8 @@ impl Broker {
         broker.recover().map_err(unreadable)?;
         // Definitions say who there is, so that nobody is let in who was not named (RabbitMQ does the same).
         if broker.vhosts.read().is_empty() && config.definitions.is_empty() {
+            // In one write: a start that ends in between must not leave a virtual host that nobody may enter.
+            let _together = broker.house.store.together();
             let described = Metadata { description: "Default virtual host".to_owned(), ..Metadata::default() };
             // A limit that allows none leaves none.
             if broker.put_vhost(&config.default_vhost, described, HOUSE).is_ok() {

@@ -1,7 +1,7 @@
 //! How RocksDB is set up. The figures behind the choices stand in docs/architecture.md.
 
 use super::{DEFINITIONS, FORMAT, MARKS, MESSAGES, META, OpenError, Options, SPILL};
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, IteratorMode};
 use std::path::Path;
 
 /// Keeps index and filter blocks; the messages themselves are read once and not cached.
@@ -77,7 +77,8 @@ fn check_format(db: &DB, folder: &Path, new: bool) -> Result<(), OpenError> {
     let meta = db.cf_handle(META).ok_or_else(|| io("the column family meta is missing".into()))?;
     match db.get_cf(meta, "format").map_err(|error| explain(folder, error))? {
         Some(found) if found == FORMAT.as_bytes() => Ok(()),
-        None if new => {
+        // The start that made it may have ended before it could write anything.
+        None if new || is_empty(db).map_err(|error| explain(folder, error))? => {
             let mut synced = rocksdb::WriteOptions::default();
             synced.set_sync(true);
             db.put_cf_opt(meta, "format", FORMAT, &synced).map_err(|error| explain(folder, error))
@@ -89,13 +90,27 @@ fn check_format(db: &DB, folder: &Path, new: bool) -> Result<(), OpenError> {
     }
 }
 
+/// Whether nothing was ever written.
+fn is_empty(db: &DB) -> Result<bool, rocksdb::Error> {
+    for name in ["default", MESSAGES, MARKS, SPILL, DEFINITIONS, META] {
+        let first = db.cf_handle(name).and_then(|family| db.iterator_cf(family, IteratorMode::Start).next());
+        if first.transpose()?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// RocksDB's error as one of ours.
 fn explain(folder: &Path, error: rocksdb::Error) -> OpenError {
     let folder = folder.to_owned();
     let text = error.to_string();
     match error.kind() {
         rocksdb::ErrorKind::Corruption => OpenError::Damaged { folder, text },
-        _ if text.contains("LOCK") => OpenError::Locked(folder),
+        // It can't be locked; that its file can't be opened is another matter.
+        _ if text.contains("While lock file") || text.contains("lock hold by current process") => {
+            OpenError::Locked(folder)
+        }
         _ => OpenError::Io { folder, text },
     }
 }

@@ -581,6 +581,45 @@ fn a_folder_of_another_format_is_refused_with_one_clear_line() {
 }
 
 #[test]
+fn a_folder_in_which_the_first_start_wrote_nothing_yet_is_taken() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    drop(rocksdb::DB::open(&options, folder.path()).unwrap());
+    let mut broker = Broker::with(&["--data-dir", folder.path().to_str().unwrap()]);
+    declare(&broker, &[Declare::durable("q")]);
+    publish_confirmed(&broker, "q", &["a"]);
+    broker.kill();
+    broker.restart();
+    assert_eq!(bodies(&drain(&mut Peer::open(&broker), "q")), ["a"]);
+}
+
+#[test]
+fn a_broker_killed_in_its_first_start_starts_again_and_lets_its_first_user_in() {
+    let mut random = Random::new();
+    for _ in 0..12 {
+        let folder = tempfile::TempDir::new().unwrap();
+        let mut starting = Broker::launch(folder.path());
+        std::thread::sleep(Duration::from_millis(random.below(80)));
+        starting.kill().unwrap();
+        starting.wait().unwrap();
+        let broker = Broker::with(&["--data-dir", folder.path().to_str().unwrap()]);
+        declare(&broker, &[Declare::durable("q")]);
+    }
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_refused() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    rocksdb::DB::open(&options, folder.path()).unwrap().put("theirs", "1").unwrap();
+    let refused = Broker::refused(folder.path(), 0);
+    assert_eq!(refused.exit_code, Some(exit::DATA.into()));
+    assert!(refused.text.contains("has format none") && refused.text.lines().count() == 1, "{refused:?}");
+}
+
+#[test]
 fn with_durability_os_confirmed_messages_survive_kill_9() {
     let mut broker = Broker::with(&["--durability", "os"]);
     declare(&broker, &[Declare::durable("q")]);
