@@ -481,6 +481,10 @@ impl Log {
         self.spoiled.insert(range);
     }
 
+    pub fn is_spoiled(&self, position: u64) -> bool {
+        self.spoiled.contains(position)
+    }
+
     /// The ready messages at the head, up to the first whose time has passed.
     pub fn head(&self) -> Option<Range<u64>> {
         let first = self.ready.first()?;

@@ -559,8 +559,8 @@ impl<T> State<T> {
         let Some(log) = self.log(position).filter(|log| returned || log.ready().contains(position)) else {
             return false;
         };
-        // The disk may have lost it.
-        if !log.lost(range.clone()).is_empty() {
+        // The disk may have lost it, and what has expired only waits to be at the head: it goes nowhere else.
+        if !log.lost(range.clone()).is_empty() || log.is_spoiled(position) {
             return false;
         }
         self.discount(&range);

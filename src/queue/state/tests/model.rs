@@ -278,6 +278,13 @@ impl Model {
         self.drop_late();
     }
 
+    /// A ready message is taken out: not as one that is delivered, but later deliveries may make it seem so.
+    pub fn take_out(&mut self, position: u64) {
+        self.returned.retain(|other| *other != position);
+        let known = self.get(position);
+        (known.fate, known.perhaps_out) = (Fate::Held(ConsumerKey::NONE), true);
+    }
+
     fn count(&mut self, position: u64, failed: bool) {
         let tally = &mut self.get(position).tally;
         tally.acquired += 1;
