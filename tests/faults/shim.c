@@ -205,8 +205,10 @@ ssize_t pwrite64(int fd, const void *octets, size_t length, off_t at) { return p
 
 /* A sync that failed must not be tried again: what the disk then holds is unknown. */
 static void note_failed_sync(int fd) {
-    if (fired && wanted_call != ANY_CALL && wanted_call != SYNC) return;
-    if (atomic_load(&failed_descriptor) == fd) tell("again sync\n");
+    if (atomic_load(&failed_descriptor) != fd) return;
+    char text[64];
+    snprintf(text, sizeof text, "again sync %s\n", kinds[kind_of_fd(fd)]);
+    tell(text);
 }
 
 static int synced(int fd, int result) {
@@ -278,6 +280,8 @@ static int open_at(int folder, const char *path, int flags, mode_t mode) {
         die();
     }
     int fd = real(folder, path, flags, mode);
+    /* The library's own fclose does not come by here: the number may be another file's by now. */
+    if (atomic_load(&failed_descriptor) == fd) atomic_store(&failed_descriptor, -1);
     if (fd >= 0 && fd < DESCRIPTORS_MAX) kind_of[fd] = writes || kind == FOLDER ? kind : NO_FILE;
     return fd;
 }

@@ -16,8 +16,8 @@ pub struct Shim {
 pub struct Told {
     /// It did what it was to do.
     pub fired: bool,
-    /// A sync that failed was tried again.
-    pub synced_again: bool,
+    /// Kinds of files of which a sync failed and was tried again.
+    pub synced_again: Vec<String>,
 }
 
 impl Shim {
@@ -57,7 +57,7 @@ impl Shim {
         let _ = std::fs::remove_file(&self.told);
         Told {
             fired: text.lines().any(|line| line.starts_with("fired ")),
-            synced_again: text.lines().any(|line| line == "again sync"),
+            synced_again: text.lines().filter_map(|line| line.strip_prefix("again sync ")).map(str::to_owned).collect(),
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Orders {
     pub promises: Promises,
     pub seed: u64,
     pub cycles: u64,
+    /// The first call that fails.
+    pub first: u64,
     /// The longest time until something breaks, ms.
     pub moment_ms_max: u64,
     /// Losses are expected, and their absence is a failure: for brokers that do not sync.
@@ -119,6 +121,14 @@ impl Stage {
         self.start()?;
         self.recorder.note(Event::Recovered);
         drain::look(self.broker.port, &self.recorder)
+    }
+
+    /// A broker that stops closes one client after the other: what one of them did not read goes to those still there.
+    pub fn foresee_stop(&self) {
+        for queue in self.plan.consumed.iter().copied().chain(["lapin", "pika", "tx-in"]) {
+            // Nobody has the number 0.
+            self.recorder.note(Event::Gone { consumer: 0, queue: queue.to_owned(), unread: true });
+        }
     }
 
     /// Asks it to stop; it must do so with 0.
