@@ -16,8 +16,8 @@ use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use tokio::time::{Duration, Instant};
 
 /// Descriptors that are not for clients: the store's files, and what the process opens now and then.
 pub const DESCRIPTORS_RESERVED: usize = 256;

@@ -1,6 +1,7 @@
 //! What time it is. Read where loops and locks begin, and handed on as an argument: nothing below asks by itself.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
 
 /// Milliseconds since 1970, as the system's clock had it when the broker started and going on evenly since: setting the
 /// system's clock makes nothing expire too soon or too late before the next start.
@@ -15,6 +16,12 @@ impl Clock {
         // A clock before 1970 is none.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Self { started: Instant::now(), started_ms: milliseconds(since) }
+    }
+
+    /// One that says that it is this late now.
+    #[cfg(test)]
+    pub fn at(started_ms: u64) -> Self {
+        Self { started: Instant::now(), started_ms }
     }
 
     pub fn now_ms(&self) -> u64 {

@@ -70,3 +70,6 @@ pub mod definitions;
 pub mod telemetry;
 
 pub mod written;
+
+#[cfg(test)]
+mod simulation;

@@ -1,6 +1,6 @@
 //! How often something may happen: so many times a second on the whole, and some at once.
 
-use std::time::{Duration, Instant};
+use tokio::time::{Duration, Instant};
 
 /// One who is paced. Pure: time is an argument.
 ///

@@ -8,7 +8,7 @@ use crate::vhost::clients::{Channel, Inside, Unacked};
 use crate::vhost::events::Tls;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
 pub struct Connections {
-    all: DashMap<u64, Arc<Registered>>,
+    /// By a hash that is the same in every run, so that simulations repeat themselves.
+    all: DashMap<u64, Arc<Registered>, FxBuildHasher>,
     last: AtomicU64,
     counts: Mutex<Counts>,
     churn: Arc<Churn>,

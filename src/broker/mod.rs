@@ -111,11 +111,16 @@ impl Broker {
             backlog_bytes_max: bytes(config.unsynced_max),
             ballast_bytes: config.disk_ballast,
         })?;
+        Self::over(config, store, Clock::start())
+    }
+
+    /// The same, on a store that was opened.
+    pub(crate) fn over(config: Arc<Config>, store: Arc<Store>, clock: Clock) -> Result<Arc<Self>, StartError> {
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         let unreadable = |text: String| StartError::Definition { folder: config.data_dir.clone(), text };
         let next_queue = store.meta("next_queue").map_err(|error| unreadable(error.to_string()))?;
         let next_queue = next_queue.and_then(|octets| Some(u64::from_be_bytes(octets.try_into().ok()?))).unwrap_or(1);
         let memory = Arc::new(Memory::new(bytes(config.messages_memory), bytes(config.queue_memory)));
-        let clock = Clock::start();
         let house = Arc::new(House {
             store,
             memory,

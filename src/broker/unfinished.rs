@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Duration, Instant};
 
 /// What a connection may hold whatever the others do.
 pub const FREE_BYTES: usize = 64 << 10;
@@ -82,6 +82,7 @@ impl Unfinished {
             return None;
         }
         tokio::select! {
+            biased;
             permit = Arc::clone(&self.turn).acquire_owned() => {
                 Some(Turn { began: Instant::now(), bytes, _permit: permit.ok()? })
             }

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// Routes remembered a channel; with more the memory starts anew.
 const ROUTES_MAX: usize = 4096;

@@ -137,6 +137,7 @@ impl Connection {
         let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_deref());
         let attempt = Attempt { door: Door::Amqp, login: &login, peer: self.registered.peer.ip(), certificate };
         let identity = tokio::select! {
+            biased;
             identity = self.broker.log_in(attempt) => identity,
             () = self.guest.gives_way() => return Err(End::Drop(super::GAVE_WAY.into())),
         };
@@ -242,7 +243,7 @@ impl Connection {
             registered: Arc::clone(&self.registered),
             churn: config
                 .channel_churn_max
-                .map(|rate| Pace::new(rate, rate.saturating_mul(CHURN_BURST_S), std::time::Instant::now())),
+                .map(|rate| Pace::new(rate, rate.saturating_mul(CHURN_BURST_S), tokio::time::Instant::now())),
             churn_end: None,
             channels: FxHashMap::default(),
             touched: Vec::new(),

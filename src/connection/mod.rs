@@ -326,24 +326,12 @@ impl Connection {
                 State::Running(session) if !self.broker.alarms.active().any() => session.unfinished.turn_ends(),
                 _ => None,
             };
-            let turn_ends = turn_ends.map(Instant::from_std);
             let stall_look = write_timeout.map(|timeout| Instant::now() + timeout / 4);
             let deadline = [deadline, look, presence, turn_ends, stall_look].into_iter().flatten().min();
             let registered = Arc::clone(&self.registered);
             tokio::select! {
-                step = step(&mut buffer, &mut self.socket, pause.as_ref(), has_more) => match step {
-                    Step::Read(Ok(0)) => return End::Done,
-                    Step::Read(Ok(count)) => {
-                        self.registered.traffic.read(count);
-                        last_read = Instant::now();
-                        heavy = count >= HEAVY_READ_BYTES;
-                    }
-                    Step::Read(Err(error)) => return End::Drop(error.to_string()),
-                    Step::Turn(Some(turn)) => if let State::Running(session) = &mut self.state {
-                        session.unfinished.take(turn);
-                    },
-                    Step::Turn(None) | Step::Look => {}
-                },
+                // In this order, so that who always has something to say is asked and looked at all the same.
+                biased;
                 () = self.guest.gives_way() => return End::Drop(GAVE_WAY.into()),
                 () = registered.asked.notified() => {
                     let Asks { close, rights_changed } = registered.take_asks();
@@ -367,6 +355,19 @@ impl Connection {
                         return End::Close(Fault::new(ReplyCode::ResourceError, text, (0, 0)));
                     }
                 }
+                step = step(&mut buffer, &mut self.socket, pause.as_ref(), has_more) => match step {
+                    Step::Read(Ok(0)) => return End::Done,
+                    Step::Read(Ok(count)) => {
+                        self.registered.traffic.read(count);
+                        last_read = Instant::now();
+                        heavy = count >= HEAVY_READ_BYTES;
+                    }
+                    Step::Read(Err(error)) => return End::Drop(error.to_string()),
+                    Step::Turn(Some(turn)) => if let State::Running(session) = &mut self.state {
+                        session.unfinished.take(turn);
+                    },
+                    Step::Turn(None) | Step::Look => {}
+                },
             }
             let written = self.registered.traffic.sent.load(Ordering::Relaxed);
             if !self.egress.stalled.load(Ordering::Relaxed) || last_taken.1 != written {
@@ -709,6 +710,7 @@ impl Connection {
                 };
                 let gives_way = self.guest.gives_way();
                 tokio::select! {
+                    biased;
                     _ = tokio::time::timeout(patience, self.await_close_ok()) => {}
                     () = gives_way => {}
                 }
@@ -746,6 +748,7 @@ impl Connection {
             }
         };
         tokio::select! {
+            biased;
             () = self.read_over(false) => {}
             () = asked => {}
         }
@@ -1048,7 +1051,7 @@ impl Session {
         let counted = self.broker.open_channel(&self.registered);
         counted.map_err(|refusal| Wrong::Connection(Fault::new(refusal.reply_code(), refusal.text, (0, 0))))?;
         let now = Instant::now();
-        let owed = self.churn.as_mut().and_then(|churn| churn.owe(now.into_std()));
+        let owed = self.churn.as_mut().and_then(|churn| churn.owe(now));
         self.churn_end = owed.map(|wait| now + wait);
         self.next_epoch += 1;
         let channel = Channel::open(frame.channel, self.next_epoch, &self.cx);

@@ -73,6 +73,7 @@ impl Timer {
             let next = self.alarms.lock().peek().map(|Reverse(alarm)| alarm.at_ms);
             let until = next.map_or(SLEEP_MAX, |at_ms| clock.until(at_ms).min(SLEEP_MAX));
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(until) => {}
                 () = self.earlier.notified() => {}
             }

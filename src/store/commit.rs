@@ -1,14 +1,16 @@
 //! Group commit: one thread, one write, one sync for all queues. While it syncs, the next batch gathers.
 
 use super::keys::{Definition, Row};
-use super::{DEFINITIONS, Durability, MARKS, MESSAGES, META, SPILL, Store};
+use super::rows::{Family, Writes};
+use super::{Durability, Failure, Store};
 use crate::message::Run;
-use rocksdb::{WriteBatch, WriteOptions};
+#[cfg(test)]
+use crate::simulation::bugs::{Bug, planted};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use tokio::time::{Duration, Instant};
 
 /// Something that has writes waiting: a queue.
 pub trait Source: Send + Sync {
@@ -108,12 +110,64 @@ const RECLAIM_BLOCKS: u32 = 64;
 /// Per queue and kind: blocks deleted since files were last given back, and the position below which none is left.
 type Reclaim = FxHashMap<(u64, bool), (u32, u64)>;
 
+/// What commits know of those before them.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    reclaim: Reclaim,
+    turns: Turns,
+}
+
+/// What a commit has taken and is to write.
+pub(super) struct Taken<'a> {
+    durable: Writes<'a>,
+    spill: Writes<'a>,
+    /// It is synced, whatever the durability.
+    sync: bool,
+    waiting: Waiting,
+}
+
+impl Taken<'_> {
+    pub fn bytes(&self) -> usize {
+        self.durable.bytes() + self.spill.bytes()
+    }
+}
+
+/// Who waits for a commit.
+pub(super) struct Waiting {
+    sources: Vec<Arc<dyn Source>>,
+    pending: Vec<Pending>,
+    /// Nobody was left for a later one.
+    is_whole: bool,
+    begun: Instant,
+}
+
+#[cfg(test)]
+impl Waiting {
+    fn told_too_early(mut self) -> Self {
+        if planted(Bug::ConfirmBeforeSync) {
+            self.sources.drain(..).for_each(|source| source.stored());
+        }
+        self
+    }
+}
+
+impl super::Wake {
+    /// Whether a commit is to begin now: somebody asked for one, or those who let others pass have waited long enough.
+    pub(super) fn begins(&mut self, commits: &Commits, now: Instant) -> Option<Self> {
+        let begins = self.work || commits.turns.until.is_some_and(|until| until <= now);
+        let wake = *self;
+        if begins {
+            self.work = self.stop;
+        }
+        begins.then_some(wake)
+    }
+}
+
 /// One commit in the making.
 pub struct Batch<'a> {
-    store: &'a Store,
-    durable: WriteBatch,
-    spill: WriteBatch,
-    reclaim: &'a mut Reclaim,
+    durable: Writes<'a>,
+    spill: Writes<'a>,
+    reclaim: Reclaim,
     buffer: Vec<u8>,
     /// Somebody must have it on disk, whatever the durability.
     sync: bool,
@@ -121,7 +175,7 @@ pub struct Batch<'a> {
 
 impl std::fmt::Debug for Batch<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "batch of {} + {} octets", self.durable.size_in_bytes(), self.spill.size_in_bytes())
+        write!(out, "batch of {} + {} octets", self.durable.bytes(), self.spill.bytes())
     }
 }
 
@@ -132,27 +186,27 @@ impl Batch<'_> {
         run.encode(&mut self.buffer);
         let key = Row::Block.key(queue, first);
         if durable {
-            self.durable.put_cf(self.store.family(MESSAGES), key, &self.buffer);
+            self.durable.put(Family::Messages, key, &self.buffer);
         } else {
-            self.spill.put_cf(self.store.family(SPILL), key, &self.buffer);
+            self.spill.put(Family::Spill, key, &self.buffer);
         }
     }
 
     /// What is known of a block, to be read at recovery.
     pub fn put_facts(&mut self, queue: u64, first: u64, facts: &[u8]) {
-        self.durable.put_cf(self.store.family(MARKS), Row::Facts.key(queue, first), facts);
+        self.durable.put(Family::Marks, Row::Facts.key(queue, first), facts);
     }
 
     /// `facts`: there may be some of the block.
     pub fn delete_block(&mut self, queue: u64, first: u64, durable: bool, facts: bool) {
         let key = Row::Block.key(queue, first);
         if durable {
-            self.durable.delete_cf(self.store.family(MESSAGES), key);
+            self.durable.delete(Family::Messages, key);
             if facts {
-                self.durable.delete_cf(self.store.family(MARKS), Row::Facts.key(queue, first));
+                self.durable.delete(Family::Marks, Row::Facts.key(queue, first));
             }
         } else {
-            self.spill.delete_cf(self.store.family(SPILL), key);
+            self.spill.delete(Family::Spill, key);
         }
         self.reclaim.entry((queue, durable)).or_default().0 += 1;
     }
@@ -162,13 +216,13 @@ impl Batch<'_> {
         let keys = |row: Row| (row.key(queue, positions.start), row.key(queue, positions.end));
         let (start, end) = keys(Row::Block);
         if durable {
-            self.durable.delete_range_cf(self.store.family(MESSAGES), start, end);
+            self.durable.delete_range(Family::Messages, start, end);
             if facts {
                 let (start, end) = keys(Row::Facts);
-                self.durable.delete_range_cf(self.store.family(MARKS), start, end);
+                self.durable.delete_range(Family::Marks, start, end);
             }
         } else {
-            self.spill.delete_range_cf(self.store.family(SPILL), start, end);
+            self.spill.delete_range(Family::Spill, start, end);
         }
         self.reclaim.entry((queue, durable)).or_default().0 += RECLAIM_BLOCKS;
     }
@@ -188,37 +242,37 @@ impl Batch<'_> {
     }
 
     pub fn put_mark(&mut self, queue: u64, number: u64, mark: &[u8]) {
-        self.durable.put_cf(self.store.family(MARKS), Row::Mark.key(queue, number), mark);
+        self.durable.put(Family::Marks, Row::Mark.key(queue, number), mark);
     }
 
     /// A row of how often messages came back.
     pub fn put_tallies(&mut self, queue: u64, row: u64, tallies: &[u8]) {
-        self.durable.put_cf(self.store.family(MARKS), Row::Tallies.key(queue, row), tallies);
+        self.durable.put(Family::Marks, Row::Tallies.key(queue, row), tallies);
     }
 
     pub fn delete_tallies(&mut self, queue: u64, row: u64) {
-        self.durable.delete_cf(self.store.family(MARKS), Row::Tallies.key(queue, row));
+        self.durable.delete(Family::Marks, Row::Tallies.key(queue, row));
     }
 
     /// A row of settled positions.
     pub fn put_settled(&mut self, queue: u64, row: u64, settled: &[u8]) {
-        self.durable.put_cf(self.store.family(MARKS), Row::Settled.key(queue, row), settled);
+        self.durable.put(Family::Marks, Row::Settled.key(queue, row), settled);
     }
 
     pub fn delete_settled(&mut self, queue: u64, row: u64) {
-        self.durable.delete_cf(self.store.family(MARKS), Row::Settled.key(queue, row));
+        self.durable.delete(Family::Marks, Row::Settled.key(queue, row));
     }
 
     fn change(&mut self, change: &Change) {
         match change {
-            Change::Put(key, value) => self.durable.put_cf(self.store.family(DEFINITIONS), &key.0, value),
-            Change::Delete(key) => self.durable.delete_cf(self.store.family(DEFINITIONS), &key.0),
-            Change::Meta(name, value) => self.durable.put_cf(self.store.family(META), name, value),
+            Change::Put(key, value) => self.durable.put(Family::Definitions, &key.0, value),
+            Change::Delete(key) => self.durable.delete(Family::Definitions, &key.0),
+            Change::Meta(name, value) => self.durable.put(Family::Meta, name, value),
             Change::DropQueue(queue) => {
                 let (start, end) = (queue.to_be_bytes(), (queue + 1).to_be_bytes());
-                self.durable.delete_range_cf(self.store.family(MESSAGES), start, end);
-                self.durable.delete_range_cf(self.store.family(MARKS), start, end);
-                self.spill.delete_range_cf(self.store.family(SPILL), start, end);
+                self.durable.delete_range(Family::Messages, start, end);
+                self.durable.delete_range(Family::Marks, start, end);
+                self.spill.delete_range(Family::Spill, start, end);
                 self.reclaim.remove(&(*queue, true));
                 self.reclaim.remove(&(*queue, false));
             }
@@ -237,48 +291,44 @@ impl Store {
     }
 
     pub(super) fn commit_loop(&self) {
-        let mut reclaim = FxHashMap::default();
-        let mut turns = Turns::default();
+        let mut commits = Commits::default();
         loop {
             let wake = {
                 let mut wake = self.wake.0.lock();
-                while !wake.work {
-                    match turns.until {
+                loop {
+                    if let Some(begins) = wake.begins(&commits, Instant::now()) {
+                        break begins;
+                    }
+                    match commits.turns.until {
                         None => self.wake.1.wait(&mut wake),
-                        Some(until) if self.wake.1.wait_until(&mut wake, until).timed_out() => break,
-                        Some(_) => {}
+                        Some(until) => drop(self.wake.1.wait_until(&mut wake, until.into_std())),
                     }
                 }
-                let now = *wake;
-                wake.work = wake.stop;
-                now
             };
             if wake.stop {
-                turns = Turns::default();
+                commits.turns = Turns::default();
             }
-            match self.commit(&mut reclaim, &mut turns) {
-                Some(more) => {
-                    if wake.stop && !more {
-                        return;
-                    }
-                }
-                None => {
-                    // Nothing may be written behind what is missing, or the disk would tell of messages that it has not;
-                    // and nobody needs to wait any longer.
-                    self.changes.lock().clear();
-                    return;
-                }
+            let taken = self.take(&mut commits);
+            if !self.await_room(taken.bytes()) {
+                // Nobody is told that it is safe. Nothing may be written behind what is missing, or the disk would tell of
+                // messages that it has not; and nobody needs to wait any longer.
+                self.changes.lock().clear();
+                return;
+            }
+            let written = self.write(taken, &mut commits).unwrap_or_else(|failure| fail(&failure));
+            let more = self.tell(written, &mut commits);
+            if wake.stop && !more {
+                return;
             }
         }
     }
 
-    /// One commit; says whether there was anything to do. `None`: it was not written, and nothing must be any more.
-    fn commit(&self, reclaim: &mut Reclaim, turns: &mut Turns) -> Option<bool> {
+    /// Begins a commit: asks everybody who was noted for what there is to write.
+    pub(super) fn take<'a>(&'a self, commits: &mut Commits) -> Taken<'a> {
         let mut batch = Batch {
-            store: self,
-            durable: WriteBatch::default(),
-            spill: WriteBatch::default(),
-            reclaim,
+            durable: self.rows.writes(),
+            spill: self.rows.writes(),
+            reclaim: std::mem::take(&mut commits.reclaim),
             buffer: Vec::new(),
             sync: false,
         };
@@ -298,23 +348,49 @@ impl Store {
                 sources.push(source);
             }
             let is_joined = std::mem::take(together.is_joined.get_mut());
-            let heavy = turns.divide(&mut sources, is_joined, Instant::now());
+            let heavy = commits.turns.divide(&mut sources, is_joined, Instant::now());
             is_whole = heavy.is_empty();
             heavy.into_iter().for_each(|source| self.dirty.push(source));
             for source in &sources {
                 source.take(&mut batch);
             }
         }
-        let Batch { durable, spill, sync, .. } = batch;
-        let began = Instant::now();
-        if !self.await_room(durable.size_in_bytes() + spill.size_in_bytes()) {
-            // Nobody is told that it is safe.
-            return None;
+        let Batch { durable, spill, sync, reclaim, .. } = batch;
+        commits.reclaim = reclaim;
+        Taken { durable, spill, sync, waiting: Waiting { sources, pending, is_whole, begun } }
+    }
+
+    /// Writes and syncs. What fails is not tried again.
+    pub(super) fn write(&self, taken: Taken<'_>, commits: &mut Commits) -> Result<Waiting, Failure> {
+        let Taken { durable, spill, sync, waiting } = taken;
+        #[cfg(test)]
+        let waiting = waiting.told_too_early();
+        let begun = Instant::now();
+        if !spill.is_empty() {
+            self.rows.write_unlogged(spill)?;
         }
-        if let Err(error) = self.write(durable, spill, sync) {
-            fail(&error);
+        if !durable.is_empty() {
+            let (begun, bytes) = (Instant::now(), durable.bytes() as u64);
+            self.rows.write(durable, self.is_synced(sync))?;
+            self.times.sync.add(begun.elapsed(), 1);
+            self.times.written_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        turns.wrote(began, Instant::now());
+        commits.turns.wrote(begun, Instant::now());
+        Ok(waiting)
+    }
+
+    /// Whether a write is on disk when it returns.
+    fn is_synced(&self, wanted: bool) -> bool {
+        #[cfg(test)]
+        if planted(Bug::LostSuffix) {
+            return false;
+        }
+        wanted || self.durability == Durability::Fsync
+    }
+
+    /// Tells everybody that what was taken is safe; says whether there was anything.
+    pub(super) fn tell(&self, written: Waiting, commits: &mut Commits) -> bool {
+        let Waiting { sources, pending, is_whole, begun } = written;
         let more = !sources.is_empty() || !pending.is_empty();
         for source in sources {
             source.stored();
@@ -330,25 +406,12 @@ impl Store {
             self.commits.fetch_add(1, Ordering::Relaxed);
         }
         self.relief.notify_waiters();
-        self.reclaim(reclaim);
-        Some(more)
-    }
-
-    fn write(&self, durable: WriteBatch, spill: WriteBatch, sync: bool) -> Result<(), rocksdb::Error> {
-        if !spill.is_empty() {
-            let mut options = WriteOptions::default();
-            options.disable_wal(true);
-            self.db.write_opt(spill, &options)?;
+        #[cfg(test)]
+        if planted(Bug::MissedWakeUp) {
+            self.wake.0.lock().work = false;
         }
-        if !durable.is_empty() {
-            let mut options = WriteOptions::default();
-            options.set_sync(sync || self.durability == Durability::Fsync);
-            let (begun, bytes) = (Instant::now(), durable.size_in_bytes() as u64);
-            self.db.write_opt(durable, &options)?;
-            self.times.sync.add(begun.elapsed(), 1);
-            self.times.written_bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
-        Ok(())
+        self.reclaim(&mut commits.reclaim);
+        more
     }
 
     /// Waits until so many octets fit on the disk, with room for what RocksDB writes besides: what does not fit would end
@@ -379,12 +442,12 @@ impl Store {
             if blocks < RECLAIM_BLOCKS {
                 return true;
             }
-            let family = self.family(if durable { MESSAGES } else { SPILL });
+            let family = if durable { Family::Messages } else { Family::Spill };
             let start = Row::Block.key(queue, 0);
             if let Some(last) = below.checked_sub(1)
-                && let Err(error) = self.db.delete_file_in_range_cf(family, start, Row::Block.key(queue, last))
+                && let Err(failure) = self.rows.give_back(family, &start, &Row::Block.key(queue, last))
             {
-                tracing::warn!(error = error.to_string(), "can't give back disk space");
+                tracing::warn!(error = failure.to_string(), "can't give back disk space");
             }
             false
         });
@@ -393,8 +456,8 @@ impl Store {
 
 /// A write or sync failed. It is not tried again: what the disk then holds is unknown, and a second sync may succeed
 /// without the data. The next start finds everything that was confirmed; going on would leave everybody waiting for ever.
-fn fail(error: &rocksdb::Error) -> ! {
-    let text = error.to_string();
+fn fail(failure: &Failure) -> ! {
+    let text = failure.to_string();
     tracing::error!(
         error = text,
         "the disk failed: the broker stops, nothing confirmed is lost; make room or replace the disk, and start again"

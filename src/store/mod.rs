@@ -14,15 +14,20 @@ pub mod keys;
 mod options;
 mod read;
 mod room;
+mod rows;
+#[cfg(test)]
+pub mod simulated;
 
 pub use commit::{Batch, Change, Committed, Source};
 pub use read::{Block, Recovered};
 pub use room::{Disk, disk};
 
 use crate::metrics::Histogram;
+#[cfg(test)]
+use crate::simulation::bugs::{Bug, planted};
 use crossbeam_queue::SegQueue;
 use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
-use rocksdb::{ColumnFamily, DB};
+use rows::Rows;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -95,22 +100,34 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+/// Why rows can't be read or written, in RocksDB's words.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<rocksdb::Error> for Failure {
+    fn from(error: rocksdb::Error) -> Self {
+        Self(error.into_string())
+    }
+}
+
 /// The part of the backlog that one publisher may be while the disk is behind.
 const SHARE_PART: usize = 16;
 
 /// The format of the folder. A change of format comes with a migration.
 pub const FORMAT: &str = "1";
 
-const MESSAGES: &str = "messages";
-const MARKS: &str = "marks";
-const SPILL: &str = "spill";
-const DEFINITIONS: &str = "definitions";
-const META: &str = "meta";
-
 /// The broker's disk. Dropped only after [`Store::close`], or the last writes are lost.
 #[derive(Debug)]
 pub struct Store {
-    db: DB,
+    rows: Rows,
     room: room::Room,
     durability: Durability,
     backlog_bytes_max: usize,
@@ -172,24 +189,9 @@ impl Store {
             // Opening writes files.
             room.fits(0);
         }
-        let db = options::open(options)?;
+        let rows = Rows::Rocks(options::open(options)?);
         let (loads, requests) = mpsc::channel();
-        let store = Arc::new(Self {
-            db,
-            room,
-            durability: options.durability,
-            backlog_bytes_max: options.backlog_bytes_max,
-            backlog_bytes: AtomicUsize::new(0),
-            relief: tokio::sync::Notify::new(),
-            dirty: SegQueue::new(),
-            changes: Mutex::new(Vec::new()),
-            commits: AtomicU64::new(0),
-            together: RwLock::default(),
-            wake: (Mutex::new(Wake::default()), Condvar::new()),
-            loads: Mutex::new(Some(loads)),
-            threads: Mutex::new(Vec::new()),
-            times: Times::default(),
-        });
+        let store = Arc::new(Self::over(rows, room, options, loads));
         let io = |error: std::io::Error| OpenError::Io { folder: options.folder.clone(), text: error.to_string() };
         let commit = Arc::clone(&store);
         let read = Arc::clone(&store);
@@ -207,16 +209,28 @@ impl Store {
         Ok(store)
     }
 
+    fn over(rows: Rows, room: room::Room, options: &Options, loads: mpsc::Sender<read::Request>) -> Self {
+        Self {
+            rows,
+            room,
+            durability: options.durability,
+            backlog_bytes_max: options.backlog_bytes_max,
+            backlog_bytes: AtomicUsize::new(0),
+            relief: tokio::sync::Notify::new(),
+            dirty: SegQueue::new(),
+            changes: Mutex::new(Vec::new()),
+            commits: AtomicU64::new(0),
+            together: RwLock::default(),
+            wake: (Mutex::new(Wake::default()), Condvar::new()),
+            loads: Mutex::new(Some(loads)),
+            threads: Mutex::new(Vec::new()),
+            times: Times::default(),
+        }
+    }
+
     /// Octets that it keeps in memory: what was written and is not in files yet, and what is known of files.
     pub fn memory_bytes(&self) -> u64 {
-        let of_family = |name: &str| -> u64 {
-            let number = |property: &str| self.db.property_int_value_cf(self.family(name), property);
-            ["rocksdb.cur-size-all-mem-tables", "rocksdb.estimate-table-readers-mem"]
-                .into_iter()
-                .filter_map(|property| number(property).ok().flatten())
-                .sum()
-        };
-        [DEFINITIONS, MARKS, MESSAGES, META, SPILL].into_iter().map(of_family).sum()
+        self.rows.memory_bytes()
     }
 
     pub fn durability(&self) -> Durability {
@@ -287,6 +301,10 @@ impl Store {
     /// While the guard lives, no commit begins: what is done to several sources goes to disk in one write.
     pub fn together(&self) -> RwLockReadGuard<'_, Together> {
         let together = self.together.read();
+        #[cfg(test)]
+        if planted(Bug::SplitTransaction) {
+            return together;
+        }
         together.is_joined.store(true, Ordering::Relaxed);
         together
     }
@@ -304,10 +322,6 @@ impl Store {
                 tracing::error!("a thread of the store had panicked");
             }
         }
-    }
-
-    fn family(&self, name: &str) -> &ColumnFamily {
-        self.db.cf_handle(name).expect("opened with all column families")
     }
 }
 

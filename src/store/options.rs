@@ -1,6 +1,7 @@
 //! How RocksDB is set up. The figures behind the choices stand in docs/architecture.md.
 
-use super::{DEFINITIONS, FORMAT, MARKS, MESSAGES, META, OpenError, Options, SPILL};
+use super::rows::Family;
+use super::{FORMAT, OpenError, Options};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, IteratorMode};
 use std::path::Path;
 
@@ -52,17 +53,17 @@ pub fn open(options: &Options) -> Result<DB, OpenError> {
     packed.set_compression_type(DBCompressionType::Lz4);
     let families = [
         ColumnFamilyDescriptor::new("default", family(small, 2)),
-        ColumnFamilyDescriptor::new(MESSAGES, family(options.write_buffer_bytes, 3)),
-        ColumnFamilyDescriptor::new(MARKS, family(small, 2)),
-        ColumnFamilyDescriptor::new(SPILL, family(options.write_buffer_bytes, 2)),
-        ColumnFamilyDescriptor::new(DEFINITIONS, packed),
-        ColumnFamilyDescriptor::new(META, family(small, 2)),
+        ColumnFamilyDescriptor::new(Family::Messages.name(), family(options.write_buffer_bytes, 3)),
+        ColumnFamilyDescriptor::new(Family::Marks.name(), family(small, 2)),
+        ColumnFamilyDescriptor::new(Family::Spill.name(), family(options.write_buffer_bytes, 2)),
+        ColumnFamilyDescriptor::new(Family::Definitions.name(), packed),
+        ColumnFamilyDescriptor::new(Family::Meta.name(), family(small, 2)),
     ];
     let db = DB::open_cf_descriptors(&general, folder, families).map_err(|error| explain(folder, error))?;
     check_format(&db, folder, new)?;
     // What was spilled by the last run is of no use to this one.
     let (start, end) = ([0; super::keys::ROW_BYTES], [0xFF; super::keys::ROW_BYTES]);
-    let cf = db.cf_handle(SPILL).ok_or_else(|| io("the column family spill is missing".into()))?;
+    let cf = db.cf_handle(Family::Spill.name()).ok_or_else(|| io("the column family spill is missing".into()))?;
     let emptied = db.delete_file_in_range_cf(cf, start, end).and_then(|()| {
         let mut batch = rocksdb::WriteBatch::default();
         batch.delete_range_cf(cf, start, end);
@@ -74,7 +75,7 @@ pub fn open(options: &Options) -> Result<DB, OpenError> {
 
 fn check_format(db: &DB, folder: &Path, new: bool) -> Result<(), OpenError> {
     let io = |text: String| OpenError::Io { folder: folder.to_owned(), text };
-    let meta = db.cf_handle(META).ok_or_else(|| io("the column family meta is missing".into()))?;
+    let meta = db.cf_handle(Family::Meta.name()).ok_or_else(|| io("the column family meta is missing".into()))?;
     match db.get_cf(meta, "format").map_err(|error| explain(folder, error))? {
         Some(found) if found == FORMAT.as_bytes() => Ok(()),
         // The start that made it may have ended before it could write anything.
@@ -92,7 +93,7 @@ fn check_format(db: &DB, folder: &Path, new: bool) -> Result<(), OpenError> {
 
 /// Whether nothing was ever written.
 fn is_empty(db: &DB) -> Result<bool, rocksdb::Error> {
-    for name in ["default", MESSAGES, MARKS, SPILL, DEFINITIONS, META] {
+    for name in Family::ALL.map(Family::name).into_iter().chain(["default"]) {
         let first = db.cf_handle(name).and_then(|family| db.iterator_cf(family, IteratorMode::Start).next());
         if first.transpose()?.is_some() {
             return Ok(false);

@@ -1,9 +1,9 @@
 //! Reading back: blocks while the broker runs, marks and definitions when it starts.
 
 use super::keys::{Definition, Kind, Row, number};
-use super::{DEFINITIONS, MARKS, MESSAGES, META, SPILL, Store};
+use super::rows::Family;
+use super::{Failure, Store};
 use crate::message::Run;
-use rocksdb::{Direction, IteratorMode, ReadOptions};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 pub type Block = (u64, Arc<Run>);
 
 /// Asks for the block of a queue that holds `positions.start`, or the first one behind it.
-pub(super) struct Request {
+pub struct Request {
     queue: u64,
     positions: Range<u64>,
     durable: bool,
@@ -50,28 +50,29 @@ impl Store {
 
     pub(super) fn read_loop(&self, requests: &mpsc::Receiver<Request>) {
         while let Ok(request) = requests.recv() {
-            let block = self.read(request.queue, request.positions, request.durable);
-            self.times.reads.fetch_add(1, Ordering::Relaxed);
-            (request.reply)(block);
+            self.answer(request);
         }
     }
 
+    pub(super) fn answer(&self, request: Request) {
+        let block = self.read(request.queue, request.positions, request.durable);
+        self.times.reads.fetch_add(1, Ordering::Relaxed);
+        (request.reply)(block);
+    }
+
     fn read(&self, queue: u64, positions: Range<u64>, durable: bool) -> Option<Block> {
-        let family = self.family(if durable { MESSAGES } else { SPILL });
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
+        let family = if durable { Family::Messages } else { Family::Spill };
         let key = Row::Block.key(queue, positions.start);
         // Blocks are mostly read one after the other, so the next key is known; the iterators are for the rest.
-        match self.db.get_pinned_cf_opt(family, key, &options) {
+        match self.rows.get(family, &key) {
             Ok(Some(octets)) => match Run::decode(&octets) {
                 Ok(run) => return Some((positions.start, Arc::new(run))),
                 Err(damage) => self.quarantine(queue, positions.start, &format!("{damage:?}")),
             },
             Ok(None) => {}
-            Err(error) => self.quarantine(queue, positions.start, error.as_ref()),
+            Err(failure) => self.quarantine(queue, positions.start, &failure.to_string()),
         }
-        let before = self.db.iterator_cf_opt(family, options, IteratorMode::From(&key, Direction::Reverse)).next();
-        if let Some(Ok((key, octets))) = before
+        if let Ok(Some((key, octets))) = self.rows.up_to(family, &key)
             && let Some(first) = number(&key, queue, Row::Block)
             && first < positions.start
             && first + u64::from(Run::encoded_count(&octets).unwrap_or(0)) > positions.start
@@ -82,12 +83,8 @@ impl Store {
             }
         }
         let start = Row::Block.key(queue, positions.start.saturating_add(1));
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
-        options.set_iterate_upper_bound(Row::Block.key(queue, positions.end).to_vec());
-        let mode = IteratorMode::From(&start, Direction::Forward);
-        for item in self.db.iterator_cf_opt(family, options, mode) {
-            match item {
+        for row in self.rows.from(family, &start, Some(&Row::Block.key(queue, positions.end))) {
+            match row {
                 Ok((key, octets)) => {
                     let position = number(&key, queue, Row::Block)?;
                     match Run::decode(&octets) {
@@ -95,8 +92,8 @@ impl Store {
                         Err(damage) => self.quarantine(queue, position, &format!("{damage:?}")),
                     }
                 }
-                Err(error) => {
-                    self.quarantine(queue, positions.start, error.as_ref());
+                Err(failure) => {
+                    self.quarantine(queue, positions.start, &failure.to_string());
                     return None;
                 }
             }
@@ -110,7 +107,7 @@ impl Store {
     }
 
     /// What the disk knows of a queue: its marks, never its messages.
-    pub fn recover(&self, queue: u64) -> Result<Recovered, rocksdb::Error> {
+    pub fn recover(&self, queue: u64) -> Result<Recovered, Failure> {
         let mut found = Recovered::default();
         let rows = [
             (Row::Mark, &mut found.marks),
@@ -119,11 +116,8 @@ impl Store {
             (Row::Tallies, &mut found.tallies),
         ];
         for (row, rows) in rows {
-            let mut options = ReadOptions::default();
-            options.set_iterate_upper_bound(row.end(queue).to_vec());
-            let mode = IteratorMode::From(&row.key(queue, 0), Direction::Forward);
-            for item in self.db.iterator_cf_opt(self.family(MARKS), options, mode) {
-                let (key, octets) = item?;
+            for found in self.rows.from(Family::Marks, &row.key(queue, 0), Some(&row.end(queue))) {
+                let (key, octets) = found?;
                 rows.extend(number(&key, queue, row).map(|number| (number, octets.into())));
             }
         }
@@ -131,9 +125,7 @@ impl Store {
         let mut below = u64::MAX;
         loop {
             let key = Row::Block.key(queue, below);
-            let mode = IteratorMode::From(&key, Direction::Reverse);
-            let Some(item) = self.db.iterator_cf(self.family(MESSAGES), mode).next() else { break };
-            let (key, octets) = item?;
+            let Some((key, octets)) = self.rows.up_to(Family::Messages, &key)? else { break };
             let Some(last) = number(&key, queue, Row::Block) else { break };
             found.ends.push(last + u64::from(Run::encoded_count(&octets).unwrap_or(0)));
             let Some(next) = (last & !LEVEL_POSITIONS).checked_sub(1) else { break };
@@ -143,30 +135,27 @@ impl Store {
     }
 
     /// The first position of the block that holds `position`, or of the first one behind it.
-    pub fn block_at(&self, queue: u64, position: u64) -> Result<Option<u64>, rocksdb::Error> {
-        let family = self.family(MESSAGES);
-        let start = Row::Block.key(queue, position);
-        for direction in [Direction::Reverse, Direction::Forward] {
-            if let Some(item) = self.db.iterator_cf(family, IteratorMode::From(&start, direction)).next() {
-                let (key, octets) = item?;
-                if let Some(first) = number(&key, queue, Row::Block)
-                    && first & !LEVEL_POSITIONS == position & !LEVEL_POSITIONS
-                    && first + u64::from(Run::encoded_count(&octets).unwrap_or(0)) > position
-                {
-                    return Ok(Some(first));
-                }
+    pub fn block_at(&self, queue: u64, position: u64) -> Result<Option<u64>, Failure> {
+        let key = Row::Block.key(queue, position);
+        let before = self.rows.up_to(Family::Messages, &key)?;
+        let behind = self.rows.from(Family::Messages, &key, None).next().transpose()?;
+        for (key, octets) in [before, behind].into_iter().flatten() {
+            if let Some(first) = number(&key, queue, Row::Block)
+                && first & !LEVEL_POSITIONS == position & !LEVEL_POSITIONS
+                && first + u64::from(Run::encoded_count(&octets).unwrap_or(0)) > position
+            {
+                return Ok(Some(first));
             }
         }
         Ok(None)
     }
 
     /// All definitions of a kind, as they were written.
-    pub fn definitions(&self, kind: Kind) -> Result<Vec<Vec<u8>>, rocksdb::Error> {
+    pub fn definitions(&self, kind: Kind) -> Result<Vec<Vec<u8>>, Failure> {
         let start = Definition::new(kind, &[]).0;
-        let family = self.family(DEFINITIONS);
         let mut found = Vec::new();
-        for item in self.db.iterator_cf(family, IteratorMode::From(&start, Direction::Forward)) {
-            let (key, octets) = item?;
+        for row in self.rows.from(Family::Definitions, &start, None) {
+            let (key, octets) = row?;
             if key.first() != start.first() {
                 break;
             }
@@ -176,8 +165,8 @@ impl Store {
     }
 
     /// A number or text kept for the broker itself.
-    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, rocksdb::Error> {
-        self.db.get_cf(self.family(META), name)
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        Ok(self.rows.get(Family::Meta, name.as_bytes())?.map(|value| value.to_vec()))
     }
 }
 

@@ -9,6 +9,8 @@
 //! and `writable` wait. So a delivery can be written by the task that dispatched it, over TLS as well.
 
 pub mod proxy;
+#[cfg(test)]
+pub mod simulated;
 pub mod tls;
 
 use crate::config::Network;
@@ -136,6 +138,8 @@ impl Client {
 pub enum Reader {
     Plain(OwnedReadHalf),
     Tls(tls::Reader),
+    #[cfg(test)]
+    Simulated(Arc<simulated::Way>),
 }
 
 impl Reader {
@@ -144,6 +148,11 @@ impl Reader {
         match self {
             Self::Plain(half) => half.readable().await,
             Self::Tls(reader) => reader.readable().await,
+            #[cfg(test)]
+            Self::Simulated(way) => {
+                way.readable().await;
+                Ok(())
+            }
         }
     }
 
@@ -154,6 +163,8 @@ impl Reader {
             Self::Plain(half) => half.as_ref(),
             Self::Tls(reader) if reader.holds_some() => return Ok(()),
             Self::Tls(reader) => reader.socket(),
+            #[cfg(test)]
+            Self::Simulated(_) => return self.readable().await,
         };
         socket.peek(&mut [0]).await.map(drop)
     }
@@ -164,6 +175,8 @@ impl Reader {
         let socket: &TcpStream = match self {
             Self::Plain(half) => half.as_ref(),
             Self::Tls(reader) => reader.socket(),
+            #[cfg(test)]
+            Self::Simulated(way) => return way.has_ended(),
         };
         let mut look = [PollFd::new(socket, PollFlags::RDHUP)];
         poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|found| found > 0)
@@ -174,6 +187,8 @@ impl Reader {
         match self {
             Self::Plain(half) => half.try_read(out),
             Self::Tls(reader) => reader.try_read(out),
+            #[cfg(test)]
+            Self::Simulated(way) => way.try_read(out),
         }
     }
 }
@@ -183,6 +198,8 @@ impl Reader {
 pub enum Writer {
     Plain(OwnedWriteHalf),
     Tls(tls::Writer),
+    #[cfg(test)]
+    Simulated(Arc<simulated::Way>),
 }
 
 impl Writer {
@@ -191,6 +208,11 @@ impl Writer {
         match self {
             Self::Plain(half) => half.writable().await,
             Self::Tls(writer) => writer.writable().await,
+            #[cfg(test)]
+            Self::Simulated(way) => {
+                way.writable().await;
+                Ok(())
+            }
         }
     }
 
@@ -199,6 +221,8 @@ impl Writer {
         match self {
             Self::Plain(half) => half.try_write(octets),
             Self::Tls(writer) => writer.try_write(octets),
+            #[cfg(test)]
+            Self::Simulated(way) => way.try_write(octets),
         }
     }
 
@@ -207,6 +231,8 @@ impl Writer {
     pub fn is_behind(&self) -> bool {
         match self {
             Self::Plain(_) => false,
+            #[cfg(test)]
+            Self::Simulated(_) => false,
             Self::Tls(writer) => writer.is_behind(),
         }
     }
@@ -216,6 +242,11 @@ impl Writer {
         match self {
             Self::Plain(half) => half.shutdown().await,
             Self::Tls(writer) => writer.shutdown(),
+            #[cfg(test)]
+            Self::Simulated(way) => {
+                way.end();
+                Ok(())
+            }
         }
     }
 }
@@ -232,6 +263,8 @@ impl AsyncRead for Stream {
         let reader = match &mut self.reader {
             Reader::Plain(half) => return Pin::new(half).poll_read(cx, out),
             Reader::Tls(reader) => reader,
+            #[cfg(test)]
+            Reader::Simulated(_) => unreachable!("HTTP is not simulated"),
         };
         loop {
             ready!(reader.poll_readable(cx))?;
@@ -252,6 +285,8 @@ impl AsyncWrite for Stream {
         match &mut self.writer {
             Writer::Plain(half) => Pin::new(half).poll_write(cx, octets),
             Writer::Tls(writer) => writer.poll_write(cx, octets),
+            #[cfg(test)]
+            Writer::Simulated(_) => unreachable!("HTTP is not simulated"),
         }
     }
 
@@ -259,6 +294,8 @@ impl AsyncWrite for Stream {
         match &mut self.writer {
             Writer::Plain(half) => Pin::new(half).poll_flush(cx),
             Writer::Tls(writer) => writer.poll_flush(cx),
+            #[cfg(test)]
+            Writer::Simulated(_) => unreachable!("HTTP is not simulated"),
         }
     }
 
@@ -269,6 +306,8 @@ impl AsyncWrite for Stream {
                 ready!(writer.poll_flush(cx))?;
                 Poll::Ready(writer.shutdown())
             }
+            #[cfg(test)]
+            Writer::Simulated(_) => unreachable!("HTTP is not simulated"),
         }
     }
 }

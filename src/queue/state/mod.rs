@@ -34,6 +34,8 @@ use super::tallies::{Tallies, Tally};
 use crate::amqp::properties::Properties;
 use crate::message::{Packer, Run, Traits};
 use crate::metrics::Ends;
+#[cfg(test)]
+use crate::simulation::bugs::{Bug, planted};
 use consumers::Consumers;
 use death::Dying;
 pub use handing::{WINDOW_BYTES, WINDOW_MESSAGES};
@@ -673,6 +675,8 @@ impl<T> State<T> {
             self.tallies.returned(range.clone(), failed);
             self.tallies_since.insert(range.clone());
         }
+        #[cfg(test)]
+        let again = range.clone();
         for part in self.not_over_the_limit(range, failed) {
             match self.rules.delayed_retry.filter(|retry| retry.applies(failed)) {
                 Some(retry) => self.rest(part, retry, now_ms),
@@ -681,6 +685,11 @@ impl<T> State<T> {
         }
         self.drop_head();
         self.dispatch(effects);
+        #[cfg(test)]
+        if planted(Bug::DoubleRequeue) {
+            self.put_back(again);
+            self.dispatch(effects);
+        }
     }
 
     /// What of a range may be tried again; the rest dies of too many failures.

@@ -168,12 +168,21 @@ impl Books {
         message.homes.iter().copied().filter(|home| self.chain(*home).any(|place| place == queue)).collect()
     }
 
-    /// Whether a copy is of the kind that outlives a crash.
+    /// Whether a copy is of the kind that outlives a crash, wherever it is.
     pub fn is_kept(&self, message: &Message, home: QueueNumber) -> bool {
-        self.chain(home).all(|number| {
-            let queue = &self.queues[number];
-            !queue.transient && (message.persistent || queue.kind == Kind::Quorum)
-        })
+        self.chain(home).all(|number| self.is_kept_in(message, number))
+    }
+
+    /// Whether a copy that came from `home` to `queue` may have outlived a crash in one of the queues on its way.
+    pub fn may_outlive(&self, message: &Message, home: QueueNumber, queue: QueueNumber) -> bool {
+        let mut reached = false;
+        let mut way = self.chain(home).take_while(|number| !std::mem::replace(&mut reached, *number == queue));
+        way.any(|number| self.is_kept_in(message, number))
+    }
+
+    fn is_kept_in(&self, message: &Message, number: QueueNumber) -> bool {
+        let queue = &self.queues[number];
+        !queue.transient && (message.persistent || queue.kind == Kind::Quorum)
     }
 
     /// Whether a copy may leave by itself.

@@ -66,14 +66,16 @@ impl Judge<'_> {
         for (tx, transaction) in &self.books.transactions {
             let Some(commit) = transaction.commit.filter(|_| transaction.committed.is_none()) else { continue };
             let (mut happened, mut missed) = (None, None);
+            // What was seen before a crash may have been in memory alone.
+            let since = self.books.crash_since(commit).map_or(commit, |crash| crash.at);
             for id in &transaction.publishes {
                 let message = &self.books.messages[id];
                 for home in &message.homes {
                     let copy = &self.books.copies[&(*id, *home)];
                     let queue = &self.books.queues[*home].name;
-                    if copy.delivered.is_some() {
+                    if copy.delivered.is_some_and(|delivered| delivered > since) {
                         happened = Some(format!("its message {id:#x} was in {queue}"));
-                    } else if self.is_telling(message, *home) {
+                    } else if !copy.ended && self.is_telling(message, *home) {
                         missed = Some(format!("its message {id:#x} was not in {queue}"));
                     }
                 }

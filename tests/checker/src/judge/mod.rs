@@ -92,9 +92,9 @@ impl Judge<'_> {
                 }
             }
             Event::Synced { consumer } => {
-                let consumer = self.books.consumers.entry(*consumer).or_default();
-                for key in std::mem::take(&mut consumer.unsynced) {
-                    self.sync(key, Synced::Called);
+                let settled = std::mem::take(&mut self.books.consumers.entry(*consumer).or_default().unsynced);
+                for key in settled {
+                    self.sync(key, *consumer, Synced::Called);
                 }
             }
             Event::Gone { consumer, queue, unread } => {
@@ -202,7 +202,8 @@ impl Judge<'_> {
             self.unexpected(delivery, "was not routed there");
             return;
         }
-        if homes.iter().all(|home| !self.books.is_kept(message, *home)) && self.books.crash_since(message.at).is_some()
+        if homes.iter().all(|home| !self.books.may_outlive(message, *home, queue))
+            && self.books.crash_since(message.at).is_some()
         {
             self.violation(Rule::Survived, delivery, "is transient and outlived a restart");
         }
@@ -326,14 +327,18 @@ impl Judge<'_> {
                     self.violation(Rule::Duplicated, delivery, &format!("is held by consumer {holder}"));
                 }
             }
-            State::Settled { queue: settled_in, how, at, at_us, synced, .. } => {
+            State::Settled { queue: settled_in, consumer: holder, how, at, at_us, synced } => {
                 let beyond = queue != settled_in && self.books.chain(settled_in).any(|place| place == queue);
                 if how == Settlement::Reject && beyond {
                     return;
                 }
                 let Some(crash) = self.books.crash_since(at) else {
                     self.verdict.resurrected += 1;
-                    self.violation(Rule::Resurrected, delivery, "was settled, and nothing crashed since");
+                    // What a client said last may be lost with its connection.
+                    let gone = self.books.consumers.get(&holder).is_some_and(|holder| holder.gone);
+                    if !gone || synced != Synced::No {
+                        self.violation(Rule::Resurrected, delivery, "was settled, and nothing crashed since");
+                    }
                     return;
                 };
                 let age_ms = crash.at_us.saturating_sub(at_us) / 1000;
@@ -373,8 +378,11 @@ impl Judge<'_> {
         }
     }
 
-    fn sync(&mut self, key: (Id, QueueNumber), how: Synced) {
-        if let Some(Copy { state: State::Settled { synced, .. }, .. }) = self.books.copies.get_mut(&key) {
+    /// What this consumer settled; somebody else may have settled it again.
+    fn sync(&mut self, key: (Id, QueueNumber), by: u32, how: Synced) {
+        if let Some(Copy { state: State::Settled { synced, consumer, .. }, .. }) = self.books.copies.get_mut(&key)
+            && *consumer == by
+        {
             *synced = how;
         }
     }
@@ -389,10 +397,10 @@ impl Judge<'_> {
                 self.verdict.confirmed += 1;
             }
         }
-        for (id, queue, ..) in settlements {
+        for (id, queue, consumer, _) in settlements {
             let Some(message) = self.books.messages.get(&id) else { continue };
             for home in self.books.homes_of(message, queue) {
-                self.sync((id, home), Synced::Committed);
+                self.sync((id, home), consumer, Synced::Committed);
             }
         }
     }
@@ -444,9 +452,10 @@ impl Judge<'_> {
         let number = self.books.queue(name);
         let queue = &mut self.books.queues[number];
         queue.drained = Some(now.at);
-        if let Some((ready, found)) =
-            queue.counted.take().filter(|(ready, found)| self.promises.counts_exact && ready != found)
-        {
+        // What is counted may expire before it is taken.
+        let wrong = |&(ready, found): &(u64, u64)| ready < found || ready > found && !queue.drops;
+        let counted = queue.counted.take().filter(|_| self.promises.counts_exact);
+        if let Some((ready, found)) = counted.filter(wrong) {
             let text = format!("queue {name} held {found} messages, and the broker counted {ready}");
             self.verdict.break_rule(Rule::Counted, None, text);
         }

@@ -228,6 +228,40 @@ fn what_was_settled_without_a_crash_stays_away() {
 }
 
 #[test]
+fn a_quorum_queue_keeps_what_is_transient_and_its_dead_letters_do_not() {
+    let mut story = story();
+    story.tell(Event::Declare {
+        queue: "q".to_owned(),
+        durable: true,
+        kind: Kind::Quorum,
+        dead_letters_to: Some("dead".to_owned()),
+        drops: true,
+        priorities: true,
+    });
+    story.declare("dead", true, None).send(1, &["q"], false, None).crash(Crash::Power);
+    story.deliver_from("q", 1, 1, false).passes();
+    story.crash(Crash::Power).deliver_from("dead", 2, 1, false).passes();
+}
+
+#[test]
+fn who_syncs_answers_for_what_it_settled_itself() {
+    let mut story = story();
+    story.confirmed([1]).deliver(1, 1, false).settle(1, 1, Settlement::Requeue).deliver(2, 1, true).ack(2, 1);
+    story.tell(Event::Synced { consumer: 1 });
+    story.tell(Event::Gone { consumer: 2, queue: "q".to_owned(), unread: false }).deliver(3, 1, true).passes();
+}
+
+#[test]
+fn what_was_settled_last_may_be_lost_with_the_connection() {
+    let gone = || Event::Gone { consumer: 1, queue: "q".to_owned(), unread: true };
+    let mut lost = story();
+    lost.confirmed([1]).deliver(1, 1, false).ack(1, 1).tell(gone()).deliver(2, 1, true).passes();
+    let mut synced = story();
+    synced.confirmed([1]).deliver(1, 1, false).ack(1, 1).tell(Event::Synced { consumer: 1 }).tell(gone());
+    synced.deliver(2, 1, true).breaks(Rule::Resurrected);
+}
+
+#[test]
 fn what_was_settled_and_synced_long_before_a_crash_stays_away() {
     let settled = |wait_ms: u64, crash: Crash| {
         let mut story = story();
