@@ -129,6 +129,8 @@ impl Channel {
             let (vhost, name) = (&gone.identity.vhost, &gone.identity.name);
             let text =
                 format!("failed to deliver message: {{not_found, {{resource,<<\"{vhost}\">>,queue,<<\"{name}\">>}}}}");
+            // What it acknowledged goes back with its channel.
+            self.tx = Some(tx);
             return Err(Refusal::new(Reason::Resource, text));
         }
         let (commit, committed) = AllSafe::new();

@@ -8,6 +8,7 @@ mod advisories;
 mod alarms;
 mod browse;
 mod clients;
+mod confirms;
 mod copies;
 mod counted;
 mod ctl;
