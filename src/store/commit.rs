@@ -454,9 +454,9 @@ impl Store {
     }
 }
 
-/// A write or sync failed. It is not tried again: what the disk then holds is unknown, and a second sync may succeed
+/// A write, a sync or a read failed. It is not tried again: what the disk then holds is unknown, and a second sync may succeed
 /// without the data. The next start finds everything that was confirmed; going on would leave everybody waiting for ever.
-fn fail(failure: &Failure) -> ! {
+pub(super) fn fail(failure: &Failure) -> ! {
     let text = failure.to_string();
     tracing::error!(
         error = text,

@@ -100,13 +100,18 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Why rows can't be read or written, in RocksDB's words.
+/// Why rows can't be read or written.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct Failure {
+    /// In RocksDB's words.
+    text: String,
+    /// What is on disk is not what was written; anything else is the disk's, and may be over at the next start.
+    is_damage: bool,
+}
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(&self.0)
+        out.write_str(&self.text)
     }
 }
 
@@ -114,7 +119,7 @@ impl std::error::Error for Failure {}
 
 impl From<rocksdb::Error> for Failure {
     fn from(error: rocksdb::Error) -> Self {
-        Self(error.into_string())
+        Self { is_damage: error.kind() == rocksdb::ErrorKind::Corruption, text: error.into_string() }
     }
 }
 

@@ -70,9 +70,13 @@ impl Store {
                 Err(damage) => self.quarantine(queue, positions.start, &format!("{damage:?}")),
             },
             Ok(None) => {}
-            Err(failure) => self.quarantine(queue, positions.start, &failure.to_string()),
+            Err(failure) => self.unreadable(queue, positions.start, &failure),
         }
-        if let Ok(Some((key, octets))) = self.rows.up_to(family, &key)
+        let before = self.rows.up_to(family, &key).unwrap_or_else(|failure| {
+            self.unreadable(queue, positions.start, &failure);
+            None
+        });
+        if let Some((key, octets)) = before
             && let Some(first) = number(&key, queue, Row::Block)
             && first < positions.start
             && first + u64::from(Run::encoded_count(&octets).unwrap_or(0)) > positions.start
@@ -82,23 +86,44 @@ impl Store {
                 Err(damage) => self.quarantine(queue, first, &format!("{damage:?}")),
             }
         }
-        let start = Row::Block.key(queue, positions.start.saturating_add(1));
-        for row in self.rows.from(family, &start, Some(&Row::Block.key(queue, positions.end))) {
-            match row {
-                Ok((key, octets)) => {
+        self.first_of(queue, positions.start.saturating_add(1)..positions.end, family)
+    }
+
+    /// The first block that begins in a range of positions and can be read.
+    fn first_of(&self, queue: u64, positions: Range<u64>, family: Family) -> Option<Block> {
+        let Range { mut start, end } = positions;
+        let look = |from: u64| {
+            let [from, end] = [from, end].map(|position| Row::Block.key(queue, position));
+            self.rows.from(family, &from, Some(&end)).next().transpose()
+        };
+        while start < end {
+            match look(start) {
+                Ok(None) => return None,
+                Ok(Some((key, octets))) => {
                     let position = number(&key, queue, Row::Block)?;
                     match Run::decode(&octets) {
                         Ok(run) => return Some((position, Arc::new(run))),
                         Err(damage) => self.quarantine(queue, position, &format!("{damage:?}")),
                     }
+                    start = position + 1;
                 }
                 Err(failure) => {
-                    self.quarantine(queue, positions.start, &failure.to_string());
-                    return None;
+                    self.unreadable(queue, start, &failure);
+                    start = behind_damage(start..end, |from| look(from).is_ok());
                 }
             }
         }
         None
+    }
+
+    /// What is damaged is passed over. What the disk does not give may well be there at the next start: passed over, it
+    /// would be settled, and lost for good.
+    fn unreadable(&self, queue: u64, position: u64, failure: &Failure) {
+        if failure.is_damage {
+            self.quarantine(queue, position, &failure.to_string());
+        } else {
+            super::commit::fail(failure);
+        }
     }
 
     /// A damaged block stays where it is, for whoever wants to look; it is never delivered.
@@ -170,5 +195,53 @@ impl Store {
     }
 }
 
+/// The first position of a range, whose start can't be read, from which reading goes on, or its end. RocksDB does not pass
+/// over what is damaged, and says nothing of its end.
+fn behind_damage(positions: Range<u64>, mut is_readable: impl FnMut(u64) -> bool) -> u64 {
+    /// As many messages as are in a damaged block of RocksDB's, or in one of ours that is larger: none that can be read is
+    /// left out.
+    const ONE_BY_ONE: u64 = 16_384;
+    let near = positions.start.saturating_add(ONE_BY_ONE).min(positions.end);
+    if let Some(found) = (positions.start + 1..near).find(|position| is_readable(*position)) {
+        return found;
+    }
+    // What is so large is a whole file.
+    let (mut unreadable, mut step) = (near.saturating_sub(1), ONE_BY_ONE);
+    let mut readable = loop {
+        let next = unreadable.saturating_add(step).min(positions.end);
+        if next == positions.end || is_readable(next) {
+            break next;
+        }
+        (unreadable, step) = (next, step.saturating_mul(2));
+    };
+    while unreadable + 1 < readable {
+        let middle = unreadable + (readable - unreadable) / 2;
+        if is_readable(middle) { readable = middle } else { unreadable = middle }
+    }
+    readable
+}
+
 /// The positions of one level: those with the same first octet.
 const LEVEL_POSITIONS: u64 = u64::MAX >> 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_damage_is_found_and_nothing_in_between_left_out() {
+        for (damaged, end) in [(0..1, 10), (0..10, 10), (0..100, 1000), (0..16_384, 20_000), (0..16_385, 1 << 40)] {
+            assert_eq!(
+                behind_damage(0..end, |position| !damaged.contains(&position)),
+                damaged.end.min(end),
+                "{damaged:?}"
+            );
+        }
+        // A whole file, and more than there is.
+        assert_eq!(behind_damage(5..1 << 50, |position| position >= 3_000_000_007), 3_000_000_007);
+        assert_eq!(behind_damage(5..1 << 50, |_| false), 1 << 50);
+        assert_eq!(behind_damage(5..6, |_| false), 6);
+        // Between two that are damaged there may be little.
+        assert_eq!(behind_damage(0..100_000, |position| position == 777), 777);
+    }
+}

@@ -71,7 +71,7 @@ impl SimulatedDisk {
     pub fn write(&self, writes: Vec<Write>, synced: bool) -> Result<(), Failure> {
         let mut state = self.0.lock();
         if state.failed {
-            return Err(Failure("the disk has failed before".into()));
+            return Err(failed("the disk has failed before".into()));
         }
         state.writes += 1;
         let fault = match &mut state.fault {
@@ -87,7 +87,7 @@ impl SimulatedDisk {
             if fault == Fault::Unsynced {
                 state.unsynced.push(writes);
             }
-            return Err(Failure(format!("simulated: {fault:?}")));
+            return Err(failed(format!("simulated: {fault:?}")));
         }
         apply(&mut state.now, &writes);
         state.unsynced.push(writes);
@@ -178,6 +178,10 @@ impl SimulatedDisk {
         }
         Ok(())
     }
+}
+
+fn failed(text: String) -> Failure {
+    Failure { text, is_damage: false }
 }
 
 /// Between two looks whether there is something to do.

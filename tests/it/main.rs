@@ -6,6 +6,7 @@
 
 mod advisories;
 mod alarms;
+mod broken_disk;
 mod browse;
 mod clients;
 mod confirms;

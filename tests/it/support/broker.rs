@@ -232,6 +232,15 @@ impl Broker {
         Ok(())
     }
 
+    /// Starts again with a library between it and the system, and these variables.
+    pub fn restart_preloaded(&mut self, library: &Path, variables: &[(&str, &str)]) {
+        assert!(!self.is_running());
+        let mut command = command(self.folder.path(), 0);
+        command.env("LD_PRELOAD", library).envs(variables.iter().copied()).args(&self.flags);
+        let started = Self::listening(command.spawn().unwrap(), Arc::clone(&self.folder), self.flags.clone());
+        *self = started.unwrap_or_else(|refused| panic!("the broker does not start again: {refused:?}"));
+    }
+
     /// Starts again with other flags.
     pub fn restart_with(&mut self, flags: &[&str]) {
         self.try_restart_with(flags).unwrap_or_else(|refused| panic!("the broker does not start again: {refused:?}"));
