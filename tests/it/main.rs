@@ -31,6 +31,7 @@ mod http_roles;
 mod layers;
 mod life;
 mod login;
+mod many_sides;
 mod pages;
 mod paging;
 mod policies;

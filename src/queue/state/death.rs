@@ -116,17 +116,22 @@ impl<T> State<T> {
         found
     }
 
-    /// The first dead messages have been handed on, or need not be: they are settled.
+    /// The first dead messages have been handed on, or need not be: they are settled. Those that are not dying any more were
+    /// settled meanwhile, by rules that want no dead letters or since the disk has lost them.
     pub fn buried(&mut self, range: Range<u64>) {
-        if let Some(first) = self.dying.front_mut() {
-            debug_assert_eq!(first.range.start, range.start, "the dead are handed on in order");
-            first.range.start = range.end;
+        while let Some(first) = self.dying.front_mut() {
+            let part = first.range.start.max(range.start)..first.range.end.min(range.end);
+            if part.is_empty() {
+                return;
+            }
+            debug_assert_eq!(first.range.start, part.start, "the dead are handed on in order");
+            first.range.start = part.end;
             if first.range.is_empty() {
                 self.dying.pop_front();
             }
+            self.ends.buried += part.end - part.start;
+            self.settle_positions(part);
         }
-        self.ends.buried += range.end - range.start;
-        self.settle_positions(range);
     }
 
     /// Nobody took the first dead messages, and they must not be lost: they are tried again after a while.

@@ -920,6 +920,35 @@ fn many_deadlines_pass_step_by_step_and_nothing_late_goes_out() {
     assert_eq!(dead, COUNT - 1);
 }
 
+/// Whoever hands them on does so without the queue's lock; a policy may come in between.
+#[test]
+fn what_is_given_up_while_it_is_handed_on_is_settled_once() {
+    let rules = Rules { memory_bytes: usize::MAX, dead_letters: true, ..Rules::default() };
+    let mut state: State<u64> = State::new(rules, START_MS);
+    let mut effects = Effects::default();
+    let die = |state: &mut State<u64>, effects: &mut Effects<u64>, first: u64, now_ms: u64| {
+        let new = New { priority: None, ttl_ms: Some(1), bytes: 0 };
+        state.publish(&run(first, &[new.clone(), new], false), None, 0, now_ms, effects);
+        state.tick(now_ms + 1, effects);
+    };
+    die(&mut state, &mut effects, 0, START_MS);
+    let handed_on = state.take_dead(&mut effects);
+    assert_eq!(handed_on.iter().map(|dead| dead.count).sum::<u32>(), 2);
+    for dead_letters in [false, true] {
+        state.change(Rules { dead_letters, ..rules }, START_MS + 1, &mut effects);
+    }
+    die(&mut state, &mut effects, 2, START_MS + 2);
+    let bury = |state: &mut State<u64>, dead: Vec<Dead>| {
+        dead.into_iter().filter_map(|dead| dead.positions).for_each(|positions| state.buried(positions));
+    };
+    bury(&mut state, handed_on);
+    let next = state.take_dead(&mut effects);
+    assert_eq!(next.iter().filter_map(|dead| dead.positions.clone()).collect::<Vec<_>>(), [2..4]);
+    bury(&mut state, next);
+    assert!(!state.has_dead());
+    assert_eq!((state.ready(), state.dying.len(), state.memory_bytes()), (0, 0, 0));
+}
+
 /// Two blocks of two messages, of which the disk loses the first.
 fn lossy(rules: Rules) -> Harness {
     let mut harness = Harness::new(Rules { durable: true, memory_bytes: 1, ..rules });
