@@ -376,6 +376,53 @@ fn a_durable_queue_that_is_too_long_after_a_crash_gives_its_head_up_at_once() {
     assert_eq!(left, [5, 6, 7]);
 }
 
+/// A dead letter exchange that is not there, and one that leads nowhere.
+#[test]
+fn dead_letters_that_nobody_takes_leave_nothing() {
+    const BULK: u64 = 1000;
+    const MIB: u64 = 1 << 20;
+    let mut broker = Broker::start();
+    let mut peer = Peer::open(&broker);
+    peer.declare_exchange(1, "leads nowhere", "direct", true);
+    let ttl = ("x-message-ttl", number(0));
+    let queues = ["missing", "leads nowhere"];
+    for (at, exchange) in queues.iter().enumerate() {
+        for (kind, name) in [("classic", format!("classic {at}")), ("quorum", format!("quorum {at}"))] {
+            let fields = [("x-queue-type", text(kind)), ("x-dead-letter-exchange", text(exchange)), ttl.clone()];
+            peer.declare_with(1, Declare::durable(&name), table(&fields));
+        }
+    }
+    let names = ["classic 0", "classic 1", "quorum 0", "quorum 1"];
+    peer.confirm_select(1);
+    let mut confirmed = 0;
+    let mut send = |peer: &mut Peer, messages: u64| {
+        for _ in 0..messages / BULK {
+            let mut out = Vec::new();
+            for message in 0..BULK {
+                let name = names[(message % 4) as usize];
+                write_publish(&mut out, 1, "", name, PERSISTENT, &[7; 100], peer.frame_max);
+            }
+            peer.octets(&out);
+            peer.expect_confirms(confirmed + 1, confirmed + BULK);
+            confirmed += BULK;
+        }
+        for name in names {
+            eventually(name, || (peer.declare(1, Declare::passive(name)) == (0, 0)).then_some(()));
+        }
+    };
+    send(&mut peer, 50_000);
+    let before = broker.resident_bytes();
+    send(&mut peer, scale("LEVERET_LOST_LETTERS", 200_000));
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < 24 * MIB, "{} MiB more", grown / MIB);
+    broker.kill();
+    broker.restart();
+    let mut peer = Peer::open(&broker);
+    for name in names {
+        assert_eq!(peer.declare(1, Declare::passive(name)), (0, 0), "{name}");
+    }
+}
+
 // ── Full queues ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Publishers to two queues of one message each that dead-letter into each other. Every publish is answered, and in the

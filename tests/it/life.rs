@@ -1,7 +1,7 @@
 //! Starting and stopping.
 
 use super::support::peer::{Incoming, PERSISTENT};
-use super::support::{Broker, Declare, Peer, eventually};
+use super::support::{Broker, Declare, Peer, Random, eventually, scale};
 use amq_protocol::protocol::{AMQPClass, basic, connection};
 use leveret::server::exit;
 
@@ -74,6 +74,36 @@ fn asked_twice_it_ends_at_once_and_says_so() {
     assert_eq!(broker.wait().code(), Some(exit::HURRIED.into()));
     broker.restart();
     assert_eq!(Peer::open(&broker).get(1, "q", true).unwrap().body, b"m");
+}
+
+#[test]
+fn asked_to_stop_while_it_starts_it_ends_in_good_order() {
+    let mut random = Random::new();
+    let mut broker = Broker::start();
+    let mut peer = Peer::open(&broker);
+    peer.declare(1, Declare::durable("q"));
+    peer.confirm_select(1);
+    (0..200_u64).for_each(|number| peer.publish(1, "q", PERSISTENT, &number.to_be_bytes()));
+    peer.expect_confirms(1, 200);
+    // What it has to do at a start it finds after a crash.
+    broker.kill();
+    let mut ends = Vec::new();
+    for _ in 0..scale("LEVERET_STARTS", 20) {
+        let mut starting = Broker::launch(broker.folder());
+        std::thread::sleep(std::time::Duration::from_micros(random.below(80_000)));
+        let id = rustix::process::Pid::from_raw(i32::try_from(starting.id()).unwrap()).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        let status = eventually("the end of one that starts", || starting.try_wait().unwrap());
+        // Before it has said what a signal means to it, the system says so.
+        use std::os::unix::process::ExitStatusExt;
+        assert!(status.success() || status.signal() == Some(rustix::process::Signal::TERM.as_raw()), "{status:?}");
+        ends.push(status.success());
+    }
+    println!("{} of {} ended by themselves", ends.iter().filter(|end| **end).count(), ends.len());
+    broker.restart();
+    let mut peer = Peer::open(&broker);
+    let found: Vec<_> = std::iter::from_fn(|| peer.get(1, "q", true)).map(|content| content.body).collect();
+    assert!(found.iter().map(|body| &body[..]).eq((0..200_u64).map(u64::to_be_bytes).collect::<Vec<_>>().iter()));
 }
 
 #[test]

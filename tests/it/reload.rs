@@ -1,7 +1,7 @@
 //! What a running broker reads again, by SIGHUP and by `leveret reload`.
 
-use super::support::tls::{Authority, Files, peer, settings};
-use super::support::{Api, Broker, Declare, eventually};
+use super::support::tls::{Authority, Files, Issued, peer, session, settings, text};
+use super::support::{Api, Broker, Declare, Peer, eventually};
 use std::process::{Command, Output};
 
 /// `leveret reload` with more arguments.
@@ -49,6 +49,28 @@ fn certificates_are_read_again_and_nobody_is_disconnected() {
     let other = files.write("other.pem", &Authority::new("Elsewhere").pem());
     assert_eq!(reload(&["--url", &url, "--cacert", other.to_str().unwrap()]).status.code(), Some(69));
     assert_eq!(reload(&[&by_https[..], &["--user", "nobody"]].concat()).status.code(), Some(77));
+}
+
+#[test]
+fn certificates_of_other_names_are_read_again_too() {
+    let authority = Authority::new("The Warren");
+    let files = Files::new(&authority, &authority.server(&["localhost"]));
+    let [first, second] = [(); 2].map(|()| authority.server(&["meadow.example"]));
+    let put = |issued: &Issued| files.write("meadow.pem", &(issued.pem() + &issued.key.serialize_pem()));
+    let meadow = put(&first);
+    let broker = files.broker(&["--tls-more-certfiles", text(&meadow)]);
+    let connect = || {
+        let mut peer = Peer::silent_at(([127, 0, 0, 1], broker.tls_port()).into());
+        peer.start_tls(session(settings(&authority, None), "meadow.example")).unwrap();
+        peer
+    };
+    let shown = |peer: &Peer| peer.tls().peer_certificates().unwrap()[0].clone();
+    let mut connected = connect().opened();
+    assert_eq!(shown(&connected), first.chain[0]);
+    put(&second);
+    broker.hang_up();
+    eventually("the second certificate", || (shown(&connect()) == second.chain[0]).then_some(()));
+    connected.declare(1, Declare::transient("q"));
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl Promises {
     /// Leveret with `--durability memory`.
     pub fn leveret_memory() -> Self {
         let survive = Survives::NOTHING;
-        Self { class: "leveret memory".into(), confirmed_survive: survive, ..Self::leveret() }
+        Self { class: "leveret memory".into(), confirmed_survive: survive, ..Self::leveret_os() }
     }
 
     /// RabbitMQ 4's classic queues: a confirm comes after the write, which no sync follows.
