@@ -159,14 +159,18 @@ impl SimulatedDisk {
     pub fn up_to(&self, family: Family, key: &[u8]) -> Option<Row> {
         let state = self.0.lock();
         let rows = state.now.get(&family)?;
-        rows.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back().map(copied)
+        rows.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
+            .next_back()
+            .map(|(key, value)| (key.clone(), value.clone()))
     }
 
     pub fn from(&self, family: Family, start: &[u8], end: Option<&[u8]>) -> Vec<Row> {
         let state = self.0.lock();
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = state.now.get(&family).into_iter();
-        rows.flat_map(|rows| rows.range::<[u8], _>((Bound::Included(start), end))).map(copied).collect()
+        rows.flat_map(|rows| rows.range::<[u8], _>((Bound::Included(start), end)))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     pub fn give_back(&self, family: Family, start: &[u8], last: &[u8]) -> Result<(), Failure> {
@@ -240,10 +244,6 @@ impl Store {
             }
         }
     }
-}
-
-fn copied((key, value): (&Box<[u8]>, &Box<[u8]>)) -> Row {
-    (key.clone(), value.clone())
 }
 
 fn apply(families: &mut Families, writes: &[Write]) {
