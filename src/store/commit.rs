@@ -462,7 +462,7 @@ pub(super) fn fail(failure: &Failure) -> ! {
         error = text,
         "the disk failed: the broker stops, nothing confirmed is lost; make room or replace the disk, and start again"
     );
-    std::process::exit(super::EXIT_FAILED);
+    super::end(super::EXIT_FAILED);
 }
 
 #[cfg(test)]

@@ -335,8 +335,14 @@ impl Store {
 fn guarded(work: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
         tracing::error!("a broken invariant ended a thread of the store; the broker stops, nothing confirmed is lost");
-        std::process::exit(EXIT_BROKEN);
+        end(EXIT_BROKEN);
     }
+}
+
+/// Ends the process at once. What ends it otherwise waits for destructors, and meanwhile RocksDB's threads go on: they try a
+/// sync again that failed, or wait for ever for each other.
+fn end(code: i32) -> ! {
+    signal_hook::low_level::exit(code)
 }
 
 /// EX_SOFTWARE of sysexits.h.
