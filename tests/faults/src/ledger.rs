@@ -4,7 +4,7 @@ use leveret_checker::Verdict;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Line {
@@ -78,13 +78,37 @@ impl Line {
     }
 }
 
-/// A row for each broker and fault, in Markdown.
-pub fn table(file: &Path) -> io::Result<String> {
-    let text = std::fs::read_to_string(file)?;
+/// What a fuzzer wrote, which knows neither brokers nor messages.
+#[derive(Debug, Deserialize)]
+struct Fuzzed {
+    target: String,
+    executions: u64,
+    failures: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Run(Box<Line>),
+    Fuzzed(Fuzzed),
+}
+
+/// A row for each broker and fault, and then for each target of the fuzzers, in Markdown.
+pub fn table(files: &[PathBuf]) -> io::Result<String> {
+    let text = files.iter().map(std::fs::read_to_string).collect::<io::Result<String>>()?;
     let mut sums: BTreeMap<(String, String), Line> = BTreeMap::new();
+    let mut fuzzed: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
-        let line: Line =
+        let entry: Entry =
             serde_json::from_str(line).map_err(|error| io::Error::other(format!("line {}: {error}", number + 1)))?;
+        let line = match entry {
+            Entry::Run(line) => *line,
+            Entry::Fuzzed(Fuzzed { target, executions, failures }) => {
+                let sum = fuzzed.entry(target).or_default();
+                *sum = (sum.0 + executions, sum.1 + failures);
+                continue;
+            }
+        };
         let key = (line.fault.clone(), line.broker.clone());
         let Some(sum) = sums.get_mut(&key) else {
             sums.insert(key, line);
@@ -108,11 +132,12 @@ pub fn table(file: &Path) -> io::Result<String> {
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
         sum.resurrected_age_ms_max = sum.resurrected_age_ms_max.max(line.resurrected_age_ms_max);
     }
-    let mut out = String::from(
+    let runs = String::from(
         "| fault | broker | cycles | confirmed | lost | unexpected | damaged | duplicated | out of order | not flagged | \
          flagged too often | settled and there again | promises broken |\n\
          |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
+    let mut out = if sums.is_empty() { String::new() } else { runs };
     for ((fault, broker), sum) in &sums {
         let figures = [
             sum.cycles,
@@ -129,6 +154,12 @@ pub fn table(file: &Path) -> io::Result<String> {
         ];
         let figures: Vec<String> = figures.iter().map(|figure| grouped(*figure)).collect();
         out.push_str(&format!("| {fault} | {broker} | {} |\n", figures.join(" | ")));
+    }
+    if !fuzzed.is_empty() {
+        out.push_str("\n| fuzzed | executions | failures |\n|---|---:|---:|\n");
+    }
+    for (target, (executions, failures)) in &fuzzed {
+        out.push_str(&format!("| {target} | {} | {} |\n", grouped(*executions), grouped(*failures)));
     }
     Ok(out)
 }
@@ -173,10 +204,34 @@ mod tests {
             let line = Line { fault: fault.into(), broker: "b".into(), cycles, ..Line::new(&verdict) };
             line.append(&file).unwrap();
         }
-        let table = table(&file).unwrap();
+        let table = table(&[file]).unwrap();
         let rows: Vec<&str> = table.lines().skip(2).collect();
         assert_eq!(rows.len(), 2);
         assert!(rows[0].starts_with("| kill | b | 7 | 1,000,000 | 0 |"), "{table}");
         assert!(rows[1].starts_with("| power | b | 1 | 5 | 0 |"), "{table}");
+    }
+
+    #[test]
+    fn lines_of_fuzzers_have_a_table_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ledger.jsonl");
+        let line = |executions| {
+            format!(r#"{{"fault": "fuzz", "target": "frame", "seed": 1, "executions": {executions}, "failures": 0}}"#)
+        };
+        std::fs::write(&file, [line(999), line(1)].join("\n")).unwrap();
+        let shown = table(&[file]).unwrap();
+        assert_eq!(shown.trim(), "| fuzzed | executions | failures |\n|---|---:|---:|\n| frame | 1,000 | 0 |");
+    }
+
+    #[test]
+    fn the_page_shows_what_the_ledger_adds_up_to() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let page = std::fs::read_to_string(docs.join("reliability.md")).unwrap();
+        let (_, shown) = page.split_once("<!-- ledger -->").unwrap();
+        let (shown, _) = shown.split_once("<!-- /ledger -->").unwrap();
+        let files = ["ledger", "fuzz"].map(|name| docs.join(format!("reliability/{name}.jsonl")));
+        let files: Vec<PathBuf> = files.into_iter().filter(|file| file.exists()).collect();
+        let sums = table(&files).unwrap();
+        assert_eq!(shown.trim(), sums.trim(), "print it with `leveret-faults ledger`, and put it between the marks");
     }
 }

@@ -66,8 +66,8 @@ enum Verb {
         class: String,
         files: Vec<PathBuf>,
     },
-    /// Prints the sums of a ledger as a table in Markdown
-    Ledger { file: PathBuf },
+    /// Prints the sums of ledgers as tables in Markdown
+    Ledger { files: Vec<PathBuf> },
 }
 
 #[derive(Args, Clone)]
@@ -197,8 +197,8 @@ fn act(verb: Verb) -> io::Result<bool> {
         Verb::Vanish(run) => break_it("vanish", &run.orders()?),
         Verb::Ci(run) => gate(&run.orders()?),
         Verb::Judge { class, files } => judge_files(&promises(&class)?, &files),
-        Verb::Ledger { file } => {
-            print!("{}", ledger::table(&file)?);
+        Verb::Ledger { files } => {
+            print!("{}", ledger::table(&files)?);
             Ok(true)
         }
     }
