@@ -343,8 +343,11 @@ impl Judge<'_> {
                 };
                 let age_ms = crash.at_us.saturating_sub(at_us) / 1000;
                 let kind = crash.kind;
+                // A dead letter is moved soon after it was rejected, and stays where it was until then.
+                let moves = how == Settlement::Reject && self.books.queues[settled_in].dead_letters_to.is_some();
                 let promised = match synced {
                     Synced::No => false,
+                    _ if moves => age_ms >= self.promises.settled_within_ms,
                     Synced::Called => kind == Crash::Stop || age_ms >= self.promises.settled_within_ms,
                     Synced::Committed => self.promises.transactions_atomic,
                 };

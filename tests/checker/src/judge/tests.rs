@@ -244,6 +244,18 @@ fn a_quorum_queue_keeps_what_is_transient_and_its_dead_letters_do_not() {
 }
 
 #[test]
+fn what_was_rejected_is_moved_soon() {
+    let rejected = |wait_ms: u64| {
+        let mut story = dead_letter();
+        story.deliver(1, 1, false).settle(1, 1, Settlement::Reject).tell(Event::Synced { consumer: 1 });
+        story.wait_ms(wait_ms).crash(Crash::Stop).drain("q", &[(1, true)]).drain("dead", &[]);
+        story
+    };
+    rejected(10).passes();
+    rejected(5000).breaks(Rule::Resurrected);
+}
+
+#[test]
 fn who_syncs_answers_for_what_it_settled_itself() {
     let mut story = story();
     story.confirmed([1]).deliver(1, 1, false).settle(1, 1, Settlement::Requeue).deliver(2, 1, true).ack(2, 1);
