@@ -74,6 +74,8 @@ impl Live {
         let flag = |key: &str, value: &str| (key.to_owned(), vec![value.to_owned()]);
         let flags = vec![
             flag("data_dir", data.to_str().expect("a path")),
+            // Made-up passwords are wrong ones; the client that comes afterwards must not be refused for them.
+            flag("login_failures_max", "infinity"),
             flag("durability", "memory"),
             flag("disk_ballast", "0"),
             flag("disk_free_limit.absolute", "0"),
