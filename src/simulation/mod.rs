@@ -5,6 +5,7 @@
 //! ```sh
 //! cargo test --release --lib simulation                                          # a few hundred seeds
 //! SIMULATION_SEEDS=0..100000 cargo test --release --lib simulation::seeds -- --nocapture
+//! SIMULATION_LEDGER=docs/reliability/ledger.jsonl                                # with it: a line for the ledger
 //! SIMULATION_SEEDS=4711 cargo test --release --lib simulation::seeds -- --nocapture   # one again, with its history
 //! ```
 //!
@@ -26,9 +27,14 @@ use bugs::Bug;
 use leveret_checker::{Crash, History, Promises, Verdict, judge};
 use life::{End, From, live};
 use random::Random;
+use serde_json::json;
+use std::fs::File;
+use std::io::Write as _;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Instant;
 use world::World;
 
 /// What a seed came to.
@@ -101,7 +107,7 @@ fn seeds() {
         // Whoever looks at one wants to see what the broker says.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).try_init();
     }
-    let mut total = Verdict::default();
+    let (mut total, began) = (Verdict::default(), Instant::now());
     for seed in seeds.clone() {
         let found = simulate(seed);
         match found.outcome {
@@ -118,6 +124,31 @@ fn seeds() {
         }
     }
     println!("{} seeds: {total:?}", seeds.end - seeds.start);
+    note(&seeds, &total, began.elapsed().as_secs());
+}
+
+/// A line for the ledger, if one is kept.
+fn note(seeds: &Range<u64>, total: &Verdict, seconds: u64) {
+    let Some(path) = std::env::var_os("SIMULATION_LEDGER") else { return };
+    let said = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    let mut line = json!({
+        "date": said("date", &["-u", "+%Y-%m-%d"]),
+        "commit": said("git", &["rev-parse", "--short", "HEAD"]),
+        "broker": promises().class,
+        "fault": "simulation",
+        "seed": seeds.start,
+        "cycles": seeds.end - seeds.start,
+        "violations": total.broken(),
+        "seconds": seconds,
+        "more": {},
+    });
+    let counts = serde_json::to_value(total.counts).unwrap();
+    line.as_object_mut().unwrap().extend(counts.as_object().unwrap().clone());
+    let mut ledger = File::options().append(true).create(true).open(path).unwrap();
+    ledger.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 #[test]

@@ -20,4 +20,4 @@ pub mod verdict;
 pub use event::{Crash, Event, History, Id, Kind, Record, Settlement};
 pub use judge::judge;
 pub use promises::Promises;
-pub use verdict::{Rule, Verdict, Violation};
+pub use verdict::{Counts, Rule, Verdict, Violation};

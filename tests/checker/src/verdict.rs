@@ -8,6 +8,17 @@ pub const VIOLATIONS_MAX: usize = 100;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
+    #[serde(flatten)]
+    pub counts: Counts,
+    pub violations: Vec<Violation>,
+    /// Violations beyond [`VIOLATIONS_MAX`].
+    pub violations_untold: u64,
+}
+
+/// Messages, unless it says otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
     /// Messages that were published.
     pub attempted: u64,
     /// Of these confirmed, one by one or by tx.commit-ok.
@@ -39,9 +50,6 @@ pub struct Verdict {
     pub resurrected_age_ms_max: u64,
     /// Whole copies that no rule of loss could be asked about, since their queue was never drained.
     pub unjudged: u64,
-    pub violations: Vec<Violation>,
-    /// Violations beyond [`VIOLATIONS_MAX`].
-    pub violations_untold: u64,
 }
 
 /// The rules, by their numbers in the plan.
@@ -95,7 +103,22 @@ impl Verdict {
         }
     }
 
-    /// Adds the counts of another history.
+    /// All promises that were broken, told one by one or not.
+    pub fn broken(&self) -> u64 {
+        self.violations.len() as u64 + self.violations_untold
+    }
+
+    /// Adds what came of another history.
+    pub fn add(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        self.violations_untold += other.violations_untold;
+        for violation in &other.violations {
+            self.break_rule(violation.rule, violation.id, violation.text.clone());
+        }
+    }
+}
+
+impl Counts {
     pub fn add(&mut self, other: &Self) {
         let sums = [
             (&mut self.attempted, other.attempted),
@@ -114,15 +137,11 @@ impl Verdict {
             (&mut self.disordered, other.disordered),
             (&mut self.resurrected, other.resurrected),
             (&mut self.unjudged, other.unjudged),
-            (&mut self.violations_untold, other.violations_untold),
         ];
         for (sum, more) in sums {
             *sum += more;
         }
         self.resurrected_age_ms_max = self.resurrected_age_ms_max.max(other.resurrected_age_ms_max);
-        for violation in &other.violations {
-            self.break_rule(violation.rule, violation.id, violation.text.clone());
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What was run, and what came of it: a line of JSON for each run, and their sums as a table.
 
-use leveret_checker::Verdict;
+use leveret_checker::{Counts, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -14,22 +14,8 @@ pub struct Line {
     pub fault: String,
     pub seed: u64,
     pub cycles: u64,
-    pub attempted: u64,
-    pub confirmed: u64,
-    pub lost: u64,
-    pub unexpected: u64,
-    pub damaged: u64,
-    pub duplicated: u64,
-    pub recovered: u64,
-    pub flagged: u64,
-    pub unflagged: u64,
-    pub disordered: u64,
-    pub resurrected: u64,
-    pub resurrected_age_ms_max: u64,
-    pub crashes: u64,
-    /// Copies of messages that could not be looked for at the end.
-    #[serde(default)]
-    pub unjudged: u64,
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Promises that were broken.
     pub violations: u64,
     pub seconds: u64,
@@ -46,21 +32,8 @@ impl Line {
             fault: String::new(),
             seed: 0,
             cycles: 0,
-            attempted: verdict.attempted,
-            confirmed: verdict.confirmed,
-            lost: verdict.lost,
-            unexpected: verdict.unexpected,
-            damaged: verdict.damaged,
-            duplicated: verdict.duplicated,
-            recovered: verdict.recovered,
-            flagged: verdict.flagged,
-            unflagged: verdict.unflagged,
-            disordered: verdict.disordered,
-            resurrected: verdict.resurrected,
-            resurrected_age_ms_max: verdict.resurrected_age_ms_max,
-            crashes: verdict.crashes,
-            unjudged: verdict.unjudged,
-            violations: verdict.violations.len() as u64 + verdict.violations_untold,
+            counts: verdict.counts,
+            violations: verdict.broken(),
             seconds: 0,
             more: BTreeMap::new(),
         }
@@ -114,23 +87,9 @@ pub fn table(files: &[PathBuf]) -> io::Result<String> {
             sums.insert(key, line);
             continue;
         };
-        let pairs = [
-            (&mut sum.cycles, line.cycles),
-            (&mut sum.attempted, line.attempted),
-            (&mut sum.confirmed, line.confirmed),
-            (&mut sum.lost, line.lost),
-            (&mut sum.unexpected, line.unexpected),
-            (&mut sum.damaged, line.damaged),
-            (&mut sum.duplicated, line.duplicated),
-            (&mut sum.recovered, line.recovered),
-            (&mut sum.flagged, line.flagged),
-            (&mut sum.unflagged, line.unflagged),
-            (&mut sum.disordered, line.disordered),
-            (&mut sum.resurrected, line.resurrected),
-            (&mut sum.violations, line.violations),
-        ];
-        pairs.into_iter().for_each(|(sum, more)| *sum += more);
-        sum.resurrected_age_ms_max = sum.resurrected_age_ms_max.max(line.resurrected_age_ms_max);
+        sum.counts.add(&line.counts);
+        sum.cycles += line.cycles;
+        sum.violations += line.violations;
     }
     let runs = String::from(
         "| fault | broker | cycles | confirmed | lost | unexpected | damaged | duplicated | out of order | not flagged | \
@@ -139,17 +98,18 @@ pub fn table(files: &[PathBuf]) -> io::Result<String> {
     );
     let mut out = if sums.is_empty() { String::new() } else { runs };
     for ((fault, broker), sum) in &sums {
+        let counts = &sum.counts;
         let figures = [
             sum.cycles,
-            sum.confirmed,
-            sum.lost,
-            sum.unexpected,
-            sum.damaged,
-            sum.duplicated,
-            sum.disordered,
-            sum.unflagged,
-            sum.flagged,
-            sum.resurrected,
+            counts.confirmed,
+            counts.lost,
+            counts.unexpected,
+            counts.damaged,
+            counts.duplicated,
+            counts.disordered,
+            counts.unflagged,
+            counts.flagged,
+            counts.resurrected,
             sum.violations,
         ];
         let figures: Vec<String> = figures.iter().map(|figure| grouped(*figure)).collect();
@@ -200,7 +160,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ledger.jsonl");
         for (fault, cycles, confirmed) in [("kill", 3, 1000), ("power", 1, 5), ("kill", 4, 999_000)] {
-            let verdict = Verdict { confirmed, ..Verdict::default() };
+            let counts = Counts { confirmed, ..Counts::default() };
+            let verdict = Verdict { counts, ..Verdict::default() };
             let line = Line { fault: fault.into(), broker: "b".into(), cycles, ..Line::new(&verdict) };
             line.append(&file).unwrap();
         }

@@ -184,8 +184,8 @@ impl Stage {
             self.fault,
             self.cycles,
             self.orders.cycles,
-            verdict.confirmed,
-            verdict.lost,
+            verdict.counts.confirmed,
+            verdict.counts.lost,
             verdict.violations.len(),
             self.began.elapsed().as_secs(),
         );
@@ -202,7 +202,7 @@ impl Stage {
             let lines: Vec<&str> = said.lines().skip(at).take(4).collect();
             self.problems.push(format!("the broker panicked: {}", lines.join(" / ")));
         }
-        if self.orders.control && self.verdict.lost == 0 {
+        if self.orders.control && self.verdict.counts.lost == 0 {
             self.problems.push("a control that loses nothing: the fault does not bite".into());
         }
         for problem in &self.problems {

@@ -13,7 +13,7 @@ impl Judge<'_> {
             if message.confirmed.is_some() {
                 homes.iter().for_each(|home| self.judge_loss(id, *home));
             } else if homes.iter().any(|home| self.books.copies[&(id, *home)].delivered.is_some()) {
-                self.verdict.recovered += 1;
+                self.verdict.counts.recovered += 1;
             }
         }
         if self.promises.transactions_atomic {
@@ -34,10 +34,10 @@ impl Judge<'_> {
             return;
         }
         if !self.books.is_drained(message, home) {
-            self.verdict.unjudged += 1;
+            self.verdict.counts.unjudged += 1;
             return;
         }
-        self.verdict.lost += 1;
+        self.verdict.counts.lost += 1;
         if crashes.all(|kind| self.promises.confirmed_survive.over(kind)) {
             let queue = &self.books.queues[home].name;
             let last = match &copy.state {

@@ -62,10 +62,10 @@ impl Judge<'_> {
             }
             Event::Confirm { id } => self.answer(now, *id, true),
             Event::Nack { id } => self.answer(now, *id, false),
-            Event::Return { .. } => self.verdict.returned += 1,
+            Event::Return { .. } => self.verdict.counts.returned += 1,
             Event::Deliver { queue, consumer, id, redelivered, tag } => {
                 let queue = self.books.queue(queue);
-                self.verdict.deliveries += 1;
+                self.verdict.counts.deliveries += 1;
                 if let Some((_, delivered)) = &mut self.books.queues[queue].counted {
                     *delivered += 1;
                 }
@@ -75,7 +75,7 @@ impl Judge<'_> {
                         self.deliver(now, &Delivery { queue, consumer: *consumer, id: *id, redelivered });
                     }
                     None => {
-                        self.verdict.damaged += 1;
+                        self.verdict.counts.damaged += 1;
                         let text = format!("tag {tag} of consumer {consumer} of {}", self.books.queues[queue].name);
                         self.verdict.break_rule(Rule::Damaged, None, text);
                     }
@@ -149,7 +149,7 @@ impl Judge<'_> {
     }
 
     fn publish(&mut self, id: Id, message: Message) {
-        self.verdict.attempted += 1;
+        self.verdict.counts.attempted += 1;
         for home in &message.homes {
             self.books.copies.insert((id, *home), Copy { state: State::Waiting, ended: false, delivered: None });
         }
@@ -175,9 +175,9 @@ impl Judge<'_> {
         message.answered = true;
         if confirmed {
             message.confirmed = Some(now.at);
-            self.verdict.confirmed += 1;
+            self.verdict.counts.confirmed += 1;
         } else {
-            self.verdict.nacked += 1;
+            self.verdict.counts.nacked += 1;
         }
         let publisher = self.books.publishers.entry(message.publisher).or_default();
         let before = publisher.answered.replace(message.number);
@@ -230,7 +230,7 @@ impl Judge<'_> {
             kept && (fresh || !wipe.purge)
         });
         if broken {
-            self.verdict.resurrected += 1;
+            self.verdict.counts.resurrected += 1;
             self.violation(Rule::Resurrected, delivery, "was thrown away with all that the queue held");
         }
     }
@@ -250,7 +250,7 @@ impl Judge<'_> {
         match before {
             None if redelivered && had => {}
             None if redelivered => {
-                self.verdict.flagged += 1;
+                self.verdict.counts.flagged += 1;
                 let crashes = self.books.crashes.len();
                 let crashed = self.books.crash_since(at).is_some();
                 let place = &mut self.books.queues[queue];
@@ -268,7 +268,7 @@ impl Judge<'_> {
             }
             // A message with several copies on their way to one queue is delivered there several times.
             Some(before) if !redelivered && homes == 1 => {
-                self.verdict.unflagged += 1;
+                self.verdict.counts.unflagged += 1;
                 // What dies once more after a crash that undid its first death is new in its new queue.
                 let excused = self.books.crash_since(before).is_some() && (!self.promises.flags_survive || died);
                 if !excused {
@@ -293,7 +293,7 @@ impl Judge<'_> {
             seen.disordered.insert(queue, id);
         }
         if !redelivered && seen.firsts.insert(lane, number).is_some_and(|before| before > number) {
-            self.verdict.disordered += 1;
+            self.verdict.counts.disordered += 1;
             self.violation(Rule::Disordered, delivery, "was delivered behind one that was published later");
         }
     }
@@ -323,7 +323,7 @@ impl Judge<'_> {
             State::Held { consumer: holder, at, .. } => {
                 let gone = self.books.consumers.get(&holder).is_some_and(|holder| holder.gone);
                 if !gone && self.books.crash_since(at).is_none() {
-                    self.verdict.duplicated += 1;
+                    self.verdict.counts.duplicated += 1;
                     self.violation(Rule::Duplicated, delivery, &format!("is held by consumer {holder}"));
                 }
             }
@@ -333,7 +333,7 @@ impl Judge<'_> {
                     return;
                 }
                 let Some(crash) = self.books.crash_since(at) else {
-                    self.verdict.resurrected += 1;
+                    self.verdict.counts.resurrected += 1;
                     // What a client said last may be lost with its connection.
                     let gone = self.books.consumers.get(&holder).is_some_and(|holder| holder.gone);
                     if !gone || synced != Synced::No {
@@ -351,9 +351,9 @@ impl Judge<'_> {
                     Synced::Called => kind == Crash::Stop || age_ms >= self.promises.settled_within_ms,
                     Synced::Committed => self.promises.transactions_atomic,
                 };
-                self.verdict.resurrected += 1;
+                self.verdict.counts.resurrected += 1;
                 if synced != Synced::No {
-                    self.verdict.resurrected_age_ms_max = self.verdict.resurrected_age_ms_max.max(age_ms);
+                    self.verdict.counts.resurrected_age_ms_max = self.verdict.counts.resurrected_age_ms_max.max(age_ms);
                 }
                 if promised && self.promises.settled_survive.over(kind) {
                     let text = format!("was settled, and synced, {age_ms} ms before the {kind:?} crash");
@@ -397,7 +397,7 @@ impl Judge<'_> {
         for id in publishes {
             if let Some(message) = self.books.messages.get_mut(&id) {
                 message.confirmed = Some(now.at);
-                self.verdict.confirmed += 1;
+                self.verdict.counts.confirmed += 1;
             }
         }
         for (id, queue, consumer, _) in settlements {
@@ -439,7 +439,7 @@ impl Judge<'_> {
     }
 
     fn crash(&mut self, now: Now, kind: Crash) {
-        self.verdict.crashes += 1;
+        self.verdict.counts.crashes += 1;
         self.books.crashes.push(Ended { at: now.at, at_us: now.at_us, kind });
         for queue in &mut self.books.queues {
             queue.counted = None;
@@ -466,14 +466,14 @@ impl Judge<'_> {
         let ordered = queue.kind == Kind::Classic;
         let disordered = self.books.consumers.get(&consumer).and_then(|seen| seen.disordered.get(&number).copied());
         if let Some(id) = disordered.filter(|_| ordered) {
-            self.verdict.disordered += 1;
+            self.verdict.counts.disordered += 1;
             let text = format!("stood in {name} behind one that was published later, when it was drained");
             self.verdict.break_rule(Rule::Disordered, Some(id), text);
         }
     }
 
     fn unexpected(&mut self, delivery: &Delivery, text: &str) {
-        self.verdict.unexpected += 1;
+        self.verdict.counts.unexpected += 1;
         self.violation(Rule::Unexpected, delivery, text);
     }
 

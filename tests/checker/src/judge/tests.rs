@@ -116,15 +116,24 @@ fn a_clean_history_passes_and_is_counted() {
     story.tell(Event::Counted { queue: "q".into(), ready: 4 });
     story.drain("q", &[(2, true), (3, true), (4, false), (5, false)]);
     let verdict = story.passes();
-    let counts = (verdict.attempted, verdict.confirmed, verdict.recovered, verdict.flagged, verdict.crashes);
+    let counts = (
+        verdict.counts.attempted,
+        verdict.counts.confirmed,
+        verdict.counts.recovered,
+        verdict.counts.flagged,
+        verdict.counts.crashes,
+    );
     assert_eq!(counts, (5, 4, 1, 1, 1));
-    assert_eq!((verdict.lost, verdict.duplicated, verdict.resurrected, verdict.unjudged), (0, 0, 0, 0));
+    assert_eq!(
+        (verdict.counts.lost, verdict.counts.duplicated, verdict.counts.resurrected, verdict.counts.unjudged),
+        (0, 0, 0, 0)
+    );
 }
 
 #[test]
 fn a_confirmed_message_that_is_missing_is_lost() {
     let verdict = story().confirmed(1..=3).crash(Crash::Kill).drain("q", &[(1, false), (3, false)]).breaks(Rule::Lost);
-    assert_eq!((verdict.lost, verdict.violations[0].id), (1, Some(2)));
+    assert_eq!((verdict.counts.lost, verdict.violations[0].id), (1, Some(2)));
 }
 
 #[test]
@@ -143,7 +152,7 @@ fn a_loss_that_was_never_denied_is_counted_and_breaks_nothing() {
     story.confirmed(1..=3).crash(Crash::Power).drain("q", &[]);
     let verdict = story.verdict(&Promises::rabbitmq_classic());
     assert!(verdict.passed());
-    assert_eq!(verdict.lost, 3);
+    assert_eq!(verdict.counts.lost, 3);
 }
 
 #[test]
@@ -163,12 +172,12 @@ fn what_was_not_confirmed_or_may_leave_by_itself_is_not_lost() {
 
 #[test]
 fn a_queue_that_nobody_drained_is_not_judged() {
-    assert_eq!(story().confirmed(1..=3).passes().unjudged, 3);
+    assert_eq!(story().confirmed(1..=3).passes().counts.unjudged, 3);
 }
 
 #[test]
 fn what_nobody_published_is_unexpected() {
-    assert_eq!(story().deliver(1, 7, false).breaks(Rule::Unexpected).unexpected, 1);
+    assert_eq!(story().deliver(1, 7, false).breaks(Rule::Unexpected).counts.unexpected, 1);
 }
 
 #[test]
@@ -179,7 +188,7 @@ fn what_was_routed_elsewhere_is_unexpected() {
 #[test]
 fn a_body_that_is_not_whole_is_damaged() {
     let damaged = Event::Deliver { queue: "q".into(), consumer: 1, tag: 1, id: None, redelivered: false };
-    assert_eq!(story().tell(damaged).breaks(Rule::Damaged).damaged, 1);
+    assert_eq!(story().tell(damaged).breaks(Rule::Damaged).counts.damaged, 1);
 }
 
 #[test]
@@ -196,7 +205,7 @@ fn after_a_crash_a_bounded_number_may_be_flagged_too_often() {
     story.confirmed(1..=5).crash(Crash::Kill);
     let flagged: Vec<(Id, bool)> = (1..=5).map(|id| (id, true)).collect();
     story.drain("q", &flagged);
-    assert_eq!(story.passes().flagged, 5);
+    assert_eq!(story.passes().counts.flagged, 5);
     let strict = Promises { flagged_max: Some(4), ..Promises::leveret() };
     let verdict = story.verdict(&strict);
     assert_eq!(verdict.violations.len(), 1);
@@ -207,7 +216,7 @@ fn after_a_crash_a_bounded_number_may_be_flagged_too_often() {
 fn a_second_delivery_must_be_flagged() {
     let mut story = story();
     story.confirmed([1]).deliver(1, 1, false).crash(Crash::Kill).drain("q", &[(1, false)]);
-    assert_eq!(story.breaks(Rule::Unflagged).unflagged, 1);
+    assert_eq!(story.breaks(Rule::Unflagged).counts.unflagged, 1);
     let forgetful = Promises { flags_survive: false, ..Promises::leveret() };
     assert!(story.verdict(&forgetful).passed());
 }
@@ -224,7 +233,7 @@ fn a_given_back_message_must_be_flagged_whatever_is_promised() {
 fn what_was_settled_without_a_crash_stays_away() {
     let mut story = story();
     story.confirmed([1]).deliver(1, 1, false).ack(1, 1).deliver(1, 1, true);
-    assert_eq!(story.breaks(Rule::Resurrected).resurrected, 1);
+    assert_eq!(story.breaks(Rule::Resurrected).counts.resurrected, 1);
 }
 
 #[test]
@@ -282,7 +291,7 @@ fn what_was_settled_and_synced_long_before_a_crash_stays_away() {
         story
     };
     let verdict = settled(10, Crash::Kill).passes();
-    assert_eq!((verdict.resurrected, verdict.resurrected_age_ms_max), (1, 10));
+    assert_eq!((verdict.counts.resurrected, verdict.counts.resurrected_age_ms_max), (1, 10));
     settled(5000, Crash::Kill).breaks(Rule::Resurrected);
     settled(5000, Crash::Power).breaks(Rule::Resurrected);
     settled(10, Crash::Stop).breaks(Rule::Resurrected);
@@ -292,7 +301,7 @@ fn what_was_settled_and_synced_long_before_a_crash_stays_away() {
 fn what_was_settled_and_not_synced_may_come_again_after_a_crash() {
     let mut story = story();
     story.confirmed([1]).deliver(1, 1, false).ack(1, 1).wait_ms(5000).crash(Crash::Kill).drain("q", &[(1, true)]);
-    assert_eq!(story.passes().resurrected, 1);
+    assert_eq!(story.passes().counts.resurrected, 1);
 }
 
 #[test]
@@ -312,7 +321,7 @@ fn what_was_purged_or_deleted_stays_away() {
 fn first_deliveries_are_in_the_order_of_publishing() {
     let mut story = story();
     story.confirmed(1..=3).deliver(1, 1, false).deliver(1, 3, false).deliver(1, 2, false);
-    assert_eq!(story.breaks(Rule::Disordered).disordered, 1);
+    assert_eq!(story.breaks(Rule::Disordered).counts.disordered, 1);
 }
 
 #[test]
@@ -385,7 +394,7 @@ fn a_publish_is_answered_once_and_in_order() {
     story().publish(1).publish(2).confirm(2).confirm(1).breaks(Rule::Confirms);
     story().confirm(1).breaks(Rule::Confirms);
     let verdict = story().publish(1).publish(2).tell(Event::Nack { id: 1 }).confirm(2).passes();
-    assert_eq!((verdict.confirmed, verdict.nacked), (1, 1));
+    assert_eq!((verdict.counts.confirmed, verdict.counts.nacked), (1, 1));
 }
 
 /// Two queues get a message each; one is acknowledged.
@@ -406,7 +415,7 @@ fn transaction(answered: bool) -> Story {
 #[test]
 fn a_transaction_may_have_happened() {
     let verdict = transaction(false).drain("q", &[]).drain("a", &[(2, false)]).drain("b", &[(3, false)]).passes();
-    assert_eq!(verdict.recovered, 2);
+    assert_eq!(verdict.counts.recovered, 2);
 }
 
 #[test]
@@ -471,7 +480,7 @@ fn a_dead_letter_that_is_in_neither_queue_is_lost() {
 fn a_dead_letter_that_is_in_both_queues_is_one_too_many() {
     let mut story = dead_letter();
     story.deliver_from("dead", 1, 1, false).deliver(2, 1, false);
-    assert_eq!(story.breaks(Rule::Duplicated).duplicated, 1);
+    assert_eq!(story.breaks(Rule::Duplicated).counts.duplicated, 1);
     let mut crashed = dead_letter();
     crashed.crash(Crash::Kill).deliver_from("dead", 1, 1, false).deliver(2, 1, false);
     crashed.breaks(Rule::Duplicated);
@@ -490,7 +499,7 @@ fn counters_are_what_is_there() {
 fn a_message_is_held_by_one_consumer_at_a_time() {
     let mut story = story();
     story.confirmed([1]).deliver(1, 1, false).deliver(2, 1, true);
-    assert_eq!(story.breaks(Rule::Duplicated).duplicated, 1);
+    assert_eq!(story.breaks(Rule::Duplicated).counts.duplicated, 1);
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        stage.verdict.attempted += MESSAGES;
+        stage.verdict.counts.attempted += MESSAGES;
         stage.cycles += 1;
     }
     stage.progress();
