@@ -53,6 +53,8 @@ pub struct Broker {
     pub config: Arc<Config>,
     house: Arc<House>,
     vhosts: RwLock<FxHashMap<Arc<str>, Arc<Vhost>>>,
+    /// Held while one is made, changed or deleted: what is done to one of a name reaches the disk in its order.
+    changing_vhosts: Mutex<()>,
     pub users: Users,
     pub connections: Connections,
     pub listeners: Listeners,
@@ -142,6 +144,7 @@ impl Broker {
         let broker = Arc::new(Self {
             config: Arc::clone(&config),
             vhosts: RwLock::default(),
+            changing_vhosts: Mutex::default(),
             users: Users::recover(&house).map_err(unreadable)?,
             parameters: Parameters::recover(&house.store).map_err(unreadable)?,
             logins: Logins::new(&config),

@@ -111,6 +111,24 @@ fn a_deleted_user_has_no_rights_left_not_even_under_the_same_name() {
     assert_eq!(again.users.topic_permissions(), []);
 }
 
+#[test]
+fn a_virtual_host_is_on_disk_if_it_is_there_whoever_was_faster() {
+    let folder = TempDir::new().unwrap();
+    let broker = broker(&folder, &[]);
+    let put = || drop(broker.put_vhost("v", Metadata::default(), "guest"));
+    let delete = || drop(broker.delete_vhost("v", "guest"));
+    for round in 0..1000 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| (put(), delete(), put(), delete()));
+            scope.spawn(|| (put(), delete(), put()));
+        });
+        broker.change(Vec::new()).blocking_recv().unwrap();
+        let names: Vec<VhostRecord> = read(&broker.house.store, Kind::Vhost).unwrap();
+        let is_on_disk = names.iter().any(|record| record.name == "v");
+        assert_eq!(is_on_disk, broker.vhost("v").is_some(), "round {round}");
+    }
+}
+
 fn fill(broker: &Broker, vhost: &str) {
     let vhost = broker.vhost(vhost).unwrap();
     let actor = Actor::of_the_house();

@@ -89,6 +89,7 @@ impl Broker {
     /// are as many as there may be.
     pub fn put_vhost(&self, name: &str, metadata: Metadata, by: &str) -> Result<(bool, Committed), Refusal> {
         let record = VhostRecord::of(name, &metadata);
+        let changing = self.changing_vhosts.lock();
         let (vhost, is_new, committed) = {
             let mut vhosts = self.vhosts.write();
             let known = vhosts.get(name).cloned();
@@ -100,15 +101,16 @@ impl Broker {
             let vhost = known.unwrap_or_else(|| Vhost::new(name, &self.house));
             vhost.set_metadata(metadata);
             vhosts.insert(Arc::clone(&vhost.name), Arc::clone(&vhost));
-            // With the lock held, so that changes reach the disk in their order.
             (vhost, is_new, self.house.store.change(vec![put(vhost_key(name), &record)]))
         };
+        drop(changing);
         vhost.tell_set(is_new, by);
         Ok((is_new, committed))
     }
 
     /// Removes a virtual host with everything in it, and closes its connections. Refused if it is protected, or not there.
     pub fn delete_vhost(&self, name: &str, by: &str) -> Result<Committed, Refusal> {
+        let changing = self.changing_vhosts.lock();
         let vhost = {
             let mut vhosts = self.vhosts.write();
             let vhost = vhosts.get(name).ok_or_else(|| no_vhost(name))?;
@@ -134,6 +136,7 @@ impl Broker {
         self.parameters.forget(name);
         changes.push(Change::Delete(vhost_key(name)));
         let committed = self.house.store.change(changes);
+        drop(changing);
         self.house.events.vhost_deleted(name, by);
         Ok(committed)
     }
@@ -156,6 +159,7 @@ impl Broker {
         change: impl FnOnce(&mut VhostLimits),
         by: &str,
     ) -> Result<Committed, Refusal> {
+        let changing = self.changing_vhosts.lock();
         let vhost = self.vhost(name).ok_or_else(|| no_vhost(name))?;
         let (component, parameter) = LIMITS;
         let (limits, committed) = vhost.change_limits(|limits| {
@@ -175,6 +179,7 @@ impl Broker {
             };
             (*limits, self.house.store.change(vec![change]))
         });
+        drop(changing);
         let events = &self.house.events;
         let value = limits.to_json();
         if value.is_empty() {

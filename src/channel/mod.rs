@@ -99,6 +99,7 @@ impl Context {
 
     /// Gives the replies so far to the egress, so that what follows them there comes after them.
     pub fn flush(&mut self) {
+        debug_assert!(self.unsafe_until.is_empty(), "these replies promise what is not on disk");
         self.egress.send(std::mem::take(&mut self.frames));
     }
 
@@ -125,14 +126,18 @@ impl Context {
     }
 
     /// Waits until everything that the replies so far promise is on disk. To be called before they are sent; many
-    /// requests of one read so wait for one sync.
+    /// requests of one read so wait for one sync. With an error the replies are gone.
     pub async fn safe(&mut self) -> Result<(), Refusal> {
         if self.unsafe_until.is_empty() {
             return Ok(());
         }
         std::mem::take(&mut self.acts).run();
         for committed in std::mem::take(&mut self.unsafe_until) {
-            committed.await.map_err(|_| Refusal::internal("the broker's disk failed: nothing more can be stored"))?;
+            if committed.await.is_err() {
+                // It never will be: nobody is told that it is.
+                self.frames.clear();
+                return Err(Refusal::internal("the broker's disk failed: nothing more can be stored"));
+            }
         }
         Ok(())
     }

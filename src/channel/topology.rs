@@ -15,7 +15,8 @@ impl Channel {
     ) -> Result<(), Refusal> {
         let vhost = Arc::clone(&cx.vhost);
         if declare.passive {
-            vhost.find_exchange(&cx.actor, declare.exchange.as_str())?;
+            let ((), committed) = vhost.find_exchange(&cx.actor, declare.exchange.as_str())?;
+            cx.after(committed);
         } else {
             let wish = ExchangeWish {
                 kind: declare.kind.to_string(),
@@ -64,7 +65,9 @@ impl Channel {
     pub(super) async fn queue_declare(&mut self, declare: queue::Declare, cx: &mut Context) -> Result<(), Refusal> {
         let vhost = Arc::clone(&cx.vhost);
         let Found { name, counts, queue } = if declare.passive {
-            vhost.find_queue(&cx.actor, declare.queue.as_str())?
+            let (found, committed) = vhost.find_queue(&cx.actor, declare.queue.as_str())?;
+            cx.after(committed);
+            found
         } else {
             let wish = QueueWish {
                 durable: declare.durable,

@@ -265,7 +265,7 @@ impl Connection {
     }
 
     /// New credentials for the same user. What does not expire needs none: RabbitMQ takes any secret there.
-    pub(super) fn update_secret(&mut self, update: &connection::UpdateSecret) -> Outcomes<()> {
+    pub(super) async fn update_secret(&mut self, update: &connection::UpdateSecret) -> Outcomes<()> {
         let State::Running(session) = &self.state else { return Ok(()) };
         if session.identity.expires_s.is_some() {
             let renewed = String::from_utf8_lossy(update.new_secret.as_bytes());
@@ -285,6 +285,10 @@ impl Connection {
         }
         let reason = update.reason.as_str().escape_debug();
         tracing::info!("connection {}: secret updated, reason: {reason}", self.registered.name);
+        if let State::Running(session) = &mut self.state {
+            // The replies to what came before it go out before this one.
+            super::safe(&mut session.cx).await.map_err(End::Close)?;
+        }
         self.reply(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {}));
         Ok(())
     }

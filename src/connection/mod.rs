@@ -447,8 +447,9 @@ impl Connection {
             session.cx.vhost.take_toll(&mut session.toll, at - buffer.held);
         }
         buffer.consume(held, at);
-        self.hand_over(outcome.is_ok()).await?;
-        outcome.map(|()| has_more)
+        let handed_over = self.hand_over().await;
+        // What the client did wrong is said first.
+        outcome.and(handed_over).map(|()| has_more)
     }
 
     /// Whether the last frame may have been much work, or had to wait.
@@ -500,11 +501,9 @@ impl Connection {
     }
 
     /// Gives the house what this read brought, and the client its answers.
-    async fn hand_over(&mut self, wait: bool) -> Outcomes<()> {
+    async fn hand_over(&mut self) -> Outcomes<()> {
         if let State::Running(session) = &mut self.state {
-            if wait && let Err(refusal) = session.cx.safe().await {
-                return Err(End::Close(Fault::new(refusal.reply_code(), refusal.text, (0, 0))));
-            }
+            self::safe(&mut session.cx).await.map_err(End::Close)?;
             session.hand_over();
         } else {
             self.egress.pump();
@@ -621,7 +620,7 @@ impl Connection {
             (State::Starting, AMQPClass::Connection(M::StartOk(start_ok))) => self.start_ok(start_ok).await,
             (State::Tuning { .. }, AMQPClass::Connection(M::TuneOk(tune_ok))) => self.tune_ok(&tune_ok),
             (State::Opening { .. }, AMQPClass::Connection(M::Open(open))) => self.open(&open),
-            (State::Running(_), AMQPClass::Connection(M::UpdateSecret(update))) => self.update_secret(&update),
+            (State::Running(_), AMQPClass::Connection(M::UpdateSecret(update))) => self.update_secret(&update).await,
             (State::Running(_), AMQPClass::Connection(M::Close(_))) => {
                 // Exclusive queues are gone and messages back in place before the client hears of it.
                 self.end_session(false).await;
@@ -659,10 +658,8 @@ impl Connection {
         let State::Running(session) = std::mem::replace(&mut self.state, State::Closing) else { return };
         let Session { mut cx, channels, .. } = *session;
         cx.lost = lost;
-        if cx.safe().await.is_err() {
-            // Never promised: it is not on disk.
-            cx.frames.clear();
-        }
+        // An error has taken the replies away: more can't be done about it.
+        let _ = cx.safe().await;
         for slot in channels.into_values() {
             if let Slot::Open(channel) = slot {
                 channel.close(&mut cx);
@@ -833,6 +830,11 @@ enum Wrong {
     Internal(String),
 }
 
+/// What the replies so far promise is on disk.
+async fn safe(cx: &mut Context) -> Result<(), Fault> {
+    cx.safe().await.map_err(|refusal| Fault::new(refusal.reply_code(), refusal.text, (0, 0)))
+}
+
 fn wrong(undecodable: Undecodable, payload: &[u8]) -> Wrong {
     match undecodable {
         Undecodable::NoId => Wrong::Connection(Fault::new(
@@ -989,10 +991,8 @@ impl Session {
         }
     }
 
-    /// What the replies so far promise is on disk.
     async fn safe(&mut self) -> Result<(), Wrong> {
-        let safe = self.cx.safe().await;
-        safe.map_err(|refusal| Wrong::Connection(Fault::new(refusal.reply_code(), refusal.text, (0, 0))))
+        self::safe(&mut self.cx).await.map_err(Wrong::Connection)
     }
 
     fn close_channel(&mut self, number: u16) {

@@ -75,7 +75,8 @@ async fn put(mut request: Request) -> Result<Answer, Failure> {
     let passive = flag(&fields, "passive")?;
     let actor = request.actor(&vhost)?;
     if passive {
-        vhost.find_exchange(&actor, &name)?;
+        let ((), committed) = vhost.find_exchange(&actor, &name)?;
+        safe_if_any(committed).await?;
         return Ok(Answer::put(false));
     }
     let (is_new, committed) = vhost.declare_exchange(&actor, &name, &wish)?;

@@ -154,7 +154,8 @@ async fn put(mut request: Request) -> Result<Answer, Failure> {
     check_node(&fields, &request)?;
     let actor = request.actor(&vhost)?;
     if passive {
-        vhost.find_queue(&actor, &name)?;
+        let (_, committed) = vhost.find_queue(&actor, &name)?;
+        safe_if_any(committed).await?;
         return Ok(Answer::put(false));
     }
     let wish = QueueWish { durable: durable && !exclusive, exclusive: false, auto_delete, arguments };

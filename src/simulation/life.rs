@@ -170,6 +170,8 @@ async fn lead(world: &Arc<World>, random: &mut Random, end: End, is_last: bool) 
             End::Quiet(_) | End::Disk(..) => Err(format!("somebody waits in vain: {}", life.waiting())),
         },
         done = &mut work => match done {
+            // They were told, and the process is about to end.
+            Ok(_) if world.disk.has_failed() => Ok(if crash == Crash::Stop { Crash::Kill } else { crash }),
             Ok(done) => done.map(|()| crash),
             Err(panic) => Err(panic.to_string()),
         },

@@ -28,7 +28,7 @@ struct Shared {
 /// All that clients do. An error: somebody was told what nobody should be told.
 pub async fn run(life: Arc<Life>, mut random: Random, is_last: bool) -> Result<(), String> {
     let told = |what: &'static str| move |Gone(text): Gone| format!("{what}: {text}");
-    declare(&life).await.map_err(told("declaring"))?;
+    declare(&life, &mut random).await.map_err(told("declaring"))?;
     if is_last {
         return drain(&life).await.map_err(told("draining"));
     }
@@ -89,33 +89,67 @@ fn arguments(queue: &Queue) -> Table {
     arguments
 }
 
-async fn declare(life: &Life) -> Outcome<()> {
+/// Everything is there afterwards. Sometimes two want it at once, and one of them may not know how to behave.
+async fn declare(life: &Arc<Life>, random: &mut Random) -> Outcome<()> {
+    for queue in life.world.queues.iter().filter(|queue| !life.world.declared.lock().contains(&queue.name)) {
+        life.note(Event::Declare {
+            queue: queue.name.clone(),
+            durable: true,
+            kind: queue.kind,
+            dead_letters_to: queue.dead_letters.then(|| DEAD.to_owned()),
+            drops: queue.ttl_ms.is_some() || queue.length.is_some(),
+            // A quorum queue needs not be told.
+            priorities: queue.has_priorities || queue.kind == Kind::Quorum,
+        });
+    }
+    let other = match random.below(3) {
+        0 => None,
+        1 => Some(tokio::spawn(declare_politely(Arc::clone(life)))),
+        _ => Some(tokio::spawn(declare_rudely(Arc::clone(life)))),
+    };
+    declare_politely(Arc::clone(life)).await?;
+    match other {
+        Some(other) => other.await.unwrap_or_else(|panic| Err(Gone(panic.to_string()))),
+        None => Ok(()),
+    }
+}
+
+fn wish(queue: &Queue, passive: bool) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+        queue: queue.name.as_str().into(),
+        passive,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        nowait: false,
+        arguments: arguments(queue),
+    }))
+}
+
+/// Declares everything and then says what nobody understands, in one breath. What is answered counts all the same.
+async fn declare_rudely(life: Arc<Life>) -> Outcome<()> {
+    const NONSENSE: [u8; 8] = [9, 0, 1, 0, 0, 0, 0, frame::END];
+    let mut client = life.connect().await?;
+    let mut out = Vec::new();
+    life.world.queues.iter().for_each(|queue| method::write(&mut out, 1, &wish(queue, false)));
+    out.extend_from_slice(&NONSENSE);
+    client.send(&out).await?;
+    while let Ok(heard) = client.next().await {
+        let Heard::Method(AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) = heard else { continue };
+        let queue = ok.queue.to_string();
+        life.world.declared.lock().insert(queue.clone());
+        life.note(Event::DeclareOk { queue });
+    }
+    Ok(())
+}
+
+async fn declare_politely(life: Arc<Life>) -> Outcome<()> {
     use queue::AMQPMethod as M;
     let mut client = life.connect().await?;
     for queue in &life.world.queues {
         let name = || queue.name.clone();
         let was_declared = life.world.declared.lock().contains(&queue.name);
-        let wish = queue::Declare {
-            queue: queue.name.as_str().into(),
-            passive: was_declared,
-            durable: true,
-            exclusive: false,
-            auto_delete: false,
-            nowait: false,
-            arguments: arguments(queue),
-        };
-        if !was_declared {
-            life.note(Event::Declare {
-                queue: name(),
-                durable: true,
-                kind: queue.kind,
-                dead_letters_to: queue.dead_letters.then(|| DEAD.to_owned()),
-                drops: queue.ttl_ms.is_some() || queue.length.is_some(),
-                // A quorum queue needs not be told.
-                priorities: queue.has_priorities || queue.kind == Kind::Quorum,
-            });
-        }
-        let answer = client.call(1, AMQPClass::Queue(M::Declare(wish))).await;
+        let answer = client.call(1, wish(queue, was_declared)).await;
         if was_declared {
             match &answer {
                 Ok(_) => life.note(Event::Found { queue: name(), exists: true }),

@@ -285,9 +285,16 @@ impl Store {
     /// telling anyone.
     pub fn change(&self, changes: Vec<Change>) -> Committed {
         let (done, committed) = oneshot::channel();
+        self.changes_unsafe.fetch_add(usize::from(!changes.is_empty()), Ordering::Relaxed);
         self.changes.lock().push(Pending { changes, done });
         self.wake();
         committed
+    }
+
+    /// Until the changes asked for so far are safe; `None` if they are. For whoever is told what somebody else has changed: a
+    /// crash must not undo it after that. Call it with the lock under which that change was asked for, or after it.
+    pub fn changes_so_far(&self) -> Option<Committed> {
+        (self.changes_unsafe.load(Ordering::Relaxed) > 0).then(|| self.change(Vec::new()))
     }
 
     pub(super) fn commit_loop(&self) {
@@ -395,6 +402,8 @@ impl Store {
         for source in sources {
             source.stored();
         }
+        let changed = pending.iter().filter(|pending| !pending.changes.is_empty()).count();
+        self.changes_unsafe.fetch_sub(changed, Ordering::Relaxed);
         for pending in pending {
             // Whoever asked may be gone.
             let _ = pending.done.send(());

@@ -144,6 +144,8 @@ pub struct Store {
     dirty: SegQueue<Arc<dyn Source>>,
     /// Changes of definitions, in order. Bounded by the connections, each of which waits for its own.
     changes: Mutex<Vec<commit::Pending>>,
+    /// How many were asked for that are not safe yet.
+    changes_unsafe: AtomicUsize,
     /// How many commits there were that left nobody for a later one.
     commits: AtomicU64,
     /// Held for reading while one thing changes several sources that must reach the disk together.
@@ -224,6 +226,7 @@ impl Store {
             relief: tokio::sync::Notify::new(),
             dirty: SegQueue::new(),
             changes: Mutex::new(Vec::new()),
+            changes_unsafe: AtomicUsize::new(0),
             commits: AtomicU64::new(0),
             together: RwLock::default(),
             wake: (Mutex::new(Wake::default()), Condvar::new()),

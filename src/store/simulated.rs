@@ -221,7 +221,14 @@ impl Store {
             while !disk.fits(taken.bytes()) {
                 sleep(LOOKS).await;
             }
-            let written = self.write(taken, &mut commits)?;
+            let written = match self.write(taken, &mut commits) {
+                Ok(written) => written,
+                Err(failure) => {
+                    // Until the process ends, its other threads go on.
+                    sleep(pause()).await;
+                    return Err(failure);
+                }
+            };
             sleep(pause()).await;
             disk.sync();
             sleep(pause()).await;
@@ -229,6 +236,15 @@ impl Store {
                 return Ok(());
             }
         }
+    }
+
+    /// One commit, which takes no time.
+    pub fn commit_now(&self, disk: &SimulatedDisk) {
+        let mut commits = Commits::default();
+        let taken = self.take(&mut commits);
+        let written = self.write(taken, &mut commits).expect("nobody has told the disk to fail");
+        disk.sync();
+        self.tell(written, &mut commits);
     }
 
     /// Reads as the thread does, taking its time.

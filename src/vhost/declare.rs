@@ -164,7 +164,7 @@ impl Vhost {
             check_equivalent(&resource, settings::differences(&current, &received))?;
             touch(&queue);
             Churn::count(&self.house.churn.queue_declared);
-            return Ok(((Found::new(queue), false), None));
+            return Ok(((Found::new(queue), false), self.changed_by_others(durable)));
         }
         let settings = Settings::parse(&resource, &wish.declared())?;
         for (given, likely) in settings::misspelt(&wish.arguments) {
@@ -218,18 +218,26 @@ impl Vhost {
     }
 
     /// queue.declare with `passive`: whether it is there.
-    pub fn find_queue(&self, actor: &Actor, name: &str) -> Result<Found, Refusal> {
+    pub fn find_queue(&self, actor: &Actor, name: &str) -> Answer<Found> {
         let name = &*strip(name);
         if name.starts_with(reply_to::QUEUE) {
-            return self.find_reply_queue(name);
+            return Ok((self.find_reply_queue(name)?, None));
         }
         actor.check_any("queue", &self.name, name)?;
         if let Some(queue) = self.delay_queue(name) {
-            return Ok(Found::new(queue));
+            let committed = self.changed_by_others(queue.identity.durable);
+            return Ok((Found::new(queue), committed));
         }
         let queue = self.queue(actor, name)?;
         touch(&queue);
-        Ok(Found::new(queue))
+        let committed = self.changed_by_others(queue.identity.durable);
+        Ok((Found::new(queue), committed))
+    }
+
+    /// Who is told of a durable thing that somebody else has declared or deleted may rely on it: that change is to be safe
+    /// before.
+    fn changed_by_others(&self, durable: bool) -> Option<Committed> {
+        durable.then(|| self.house.store.changes_so_far()).flatten()
     }
 
     /// Declaring the name for direct answers changes nothing: it tells whether somebody waits for them
@@ -278,7 +286,7 @@ impl Vhost {
         actor.check(Access::Configure, "queue", &self.name, name)?;
         let queue = match self.queue(actor, name) {
             Ok(queue) => queue,
-            Err(refusal) if refusal.reason == Reason::NotFound => return Ok((0, None)),
+            Err(refusal) if refusal.reason == Reason::NotFound => return Ok((0, self.changed_by_others(true))),
             Err(refusal) => return Err(refusal),
         };
         if queue.settings().queue_type == QueueType::Quorum {
@@ -298,7 +306,7 @@ impl Vhost {
         let mut acts = Acts::default();
         let deleted = queue.delete(allowed, &mut acts);
         let answer = match deleted {
-            None => Ok((0, None)),
+            None => Ok((0, self.changed_by_others(true))),
             Some(Err(refusal)) => Err(refusal),
             Some(Ok(count)) => Ok((count, self.forget_queue(&queue, &actor.user))),
         };
@@ -329,42 +337,51 @@ impl Vhost {
 
     /// Takes a deleted queue and its bindings out of the books. `user`: who deleted it.
     fn forget_queue(&self, queue: &Arc<Queue>, user: &str) -> Option<Committed> {
-        let changes = self.unbook_queue(queue, user)?;
-        let committed = (!changes.is_empty()).then(|| self.house.store.change(changes));
+        let change = |changes: Vec<Change>| (!changes.is_empty()).then(|| self.house.store.change(changes));
         // What is not durable needs no waiting for.
-        committed.filter(|_| queue.identity.durable)
+        self.unbook_queue(queue, user, change)?.filter(|_| queue.identity.durable)
     }
 
-    /// The same; the changes are for the store. `None` if it was not in the books.
-    pub(super) fn unbook_queue(&self, queue: &Arc<Queue>, user: &str) -> Option<Vec<Change>> {
+    /// The same. `change` is given the changes for the store while the topology is locked: a queue that takes the name is
+    /// written after them. `None` if the queue was not in the books.
+    pub(super) fn unbook_queue<T>(
+        &self,
+        queue: &Arc<Queue>,
+        user: &str,
+        change: impl FnOnce(Vec<Change>) -> T,
+    ) -> Option<T> {
         let name = &queue.identity.name;
-        let mut removed = Removed::default();
-        {
+        let (mut removed, mut acts) = (Removed::default(), Acts::default());
+        let changed = {
             let mut topology = self.topology.write();
             if topology.queues.get(name).is_none_or(|known| !Arc::ptr_eq(known, queue)) {
                 return None;
             }
             topology.queues.remove(name);
             topology.remove_destination(&Destination::Queue(Arc::clone(name)), &mut removed);
-        }
+            let mut changes = self.removal(&removed, queue.identity.durable, &mut acts);
+            if queue.identity.durable {
+                changes.push(Change::Delete(records::queue_key(&self.name, name)));
+            }
+            if queue.identity.durable || queue.has_rows() {
+                changes.push(Change::DropQueue(queue.identity.id));
+            }
+            change(changes)
+        };
+        // Whoever deletes it may have replies unsent.
+        acts.run_aside();
         self.changed();
         self.events().removed(&self.name, &removed, HOUSE);
         self.events().queue_deleted(queue, user);
         Churn::count(&self.house.churn.queue_deleted);
-        let mut changes = self.removal(&removed, queue.identity.durable);
-        if queue.identity.durable {
-            changes.push(Change::Delete(records::queue_key(&self.name, name)));
-        }
-        if queue.identity.durable || queue.has_rows() {
-            changes.push(Change::DropQueue(queue.identity.id));
-        }
-        Some(changes)
+        Some(changed)
     }
 
-    /// The durable part of what vanished. `destination_durable`: of the thing that was removed first.
-    pub(super) fn removal(&self, removed: &Removed, destination_durable: bool) -> Vec<Change> {
+    /// The durable part of what vanished, for the store. `destination_durable`: of the thing that was removed first. `acts`
+    /// are to be run aside once nothing is locked.
+    pub(super) fn removal(&self, removed: &Removed, destination_durable: bool, acts: &mut Acts) -> Vec<Change> {
         let delayed = removed.exchanges.iter().filter_map(|exchange| exchange.delay.as_ref());
-        let mut changes: Vec<_> = delayed.filter_map(|queue| self.drop_delayed(queue)).collect();
+        let mut changes: Vec<_> = delayed.filter_map(|queue| self.drop_delayed(queue, acts)).collect();
         for exchange in removed.exchanges.iter().filter(|exchange| exchange.durable) {
             changes.push(Change::Delete(records::exchange_key(&self.name, &exchange.name)));
         }
@@ -396,7 +413,7 @@ impl Vhost {
         let mut topology = self.topology.write();
         if let Some(found) = topology.exchanges.get(&*name) {
             check_equivalent(&resource, exchange::differences(&found.declared(), &received))?;
-            return Ok((false, None));
+            return Ok((false, self.changed_by_others(wish.durable)));
         }
         if name.starts_with("amq.") {
             return Err(Refusal::access(format!("exchange name '{name}' contains reserved prefix 'amq.*'")));
@@ -432,11 +449,12 @@ impl Vhost {
     }
 
     /// exchange.declare with `passive`: whether it is there.
-    pub fn find_exchange(&self, actor: &Actor, name: &str) -> Result<(), Refusal> {
+    pub fn find_exchange(&self, actor: &Actor, name: &str) -> Answer<()> {
         let name = &*strip(name);
         not_default(name)?;
         actor.check_any("exchange", &self.name, name)?;
-        if self.topology.read().exchanges.contains_key(name) { Ok(()) } else { Err(self.no_exchange(name)) }
+        let durable = self.topology.read().exchanges.get(name).map(|exchange| exchange.durable);
+        Ok(((), self.changed_by_others(durable.ok_or_else(|| self.no_exchange(name))?)))
     }
 
     /// exchange.delete. A missing exchange counts as deleted.
@@ -450,20 +468,23 @@ impl Vhost {
             )));
         }
         actor.check(Access::Configure, "exchange", &self.name, &name)?;
-        let mut removed = Removed::default();
-        {
+        let (mut removed, mut acts) = (Removed::default(), Acts::default());
+        let committed = {
             let mut topology = self.topology.write();
-            let Some(exchange) = topology.exchanges.get(&*name) else { return Ok(((), None)) };
+            let Some(exchange) = topology.exchanges.get(&*name) else { return Ok(((), self.changed_by_others(true))) };
             if if_unused && !exchange.router.is_empty() {
                 return Err(Refusal::precondition(format!("exchange '{name}' in vhost '{}' in use", self.name)));
             }
             let key = Arc::clone(&exchange.name);
             topology.remove_exchange(&key, &mut removed);
-        }
+            // With the lock held, so that changes reach the disk in their order.
+            let changes = self.removal(&removed, false, &mut acts);
+            (!changes.is_empty()).then(|| self.house.store.change(changes))
+        };
+        acts.run_aside();
         self.changed();
         self.events().removed(&self.name, &removed, &actor.user);
-        let changes = self.removal(&removed, false);
-        Ok(((), (!changes.is_empty()).then(|| self.house.store.change(changes))))
+        Ok(((), committed))
     }
 
     // ── Bindings ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -491,7 +512,7 @@ impl Vhost {
         if !topology.bind(&source, binding.clone()) {
             drop(topology);
             self.events().binding_created(&self.name, &source, &binding, &actor.user);
-            return Ok(((), None));
+            return Ok(((), self.changed_by_others(durable)));
         }
         let committed = durable.then(|| {
             let place = topology.exchanges.get(&*source).and_then(|exchange| exchange.router.place(&binding));
@@ -510,17 +531,22 @@ impl Vhost {
     pub fn unbind(&self, actor: &Actor, source: &str, binding: &Binding) -> Answer<()> {
         let binding = &stripped(binding.clone());
         let source = self.check_binding(actor, source, binding)?;
-        let (removed, durable) = {
+        let mut acts = Acts::default();
+        let (removed, committed) = {
             let mut topology = self.topology.write();
             let durable = topology.exchanges.get(&*source).is_some_and(|exchange| exchange.durable)
                 && topology.durable(&binding.destination);
-            (topology.unbind(&source, binding), durable)
+            let Some(removed) = topology.unbind(&source, binding) else {
+                return Ok(((), self.changed_by_others(true)));
+            };
+            // With the lock held, so that changes reach the disk in their order.
+            let changes = self.removal(&removed, durable, &mut acts);
+            (removed, (!changes.is_empty()).then(|| self.house.store.change(changes)))
         };
-        let Some(removed) = removed else { return Ok(((), None)) };
+        acts.run_aside();
         self.changed();
         self.events().removed(&self.name, &removed, &actor.user);
-        let changes = self.removal(&removed, durable);
-        Ok(((), (!changes.is_empty()).then(|| self.house.store.change(changes))))
+        Ok(((), committed))
     }
 
     /// The source's name, once names and rights are checked.

@@ -66,12 +66,9 @@ impl Vhost {
     }
 
     /// The exchange is gone, and what it held back with it. Says what the store has to forget.
-    pub(super) fn drop_delayed(&self, queue: &Queue) -> Option<Change> {
-        let mut acts = Acts::default();
+    pub(super) fn drop_delayed(&self, queue: &Queue, acts: &mut Acts) -> Option<Change> {
         // Nobody else can have deleted it.
-        let _ = queue.delete(|_| Ok::<(), ()>(()), &mut acts);
-        // Whoever deletes the exchange may have replies unsent.
-        acts.run_aside();
+        let _ = queue.delete(|_| Ok::<(), ()>(()), acts);
         (queue.identity.durable || queue.has_rows()).then_some(Change::DropQueue(queue.identity.id))
     }
 

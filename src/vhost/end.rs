@@ -20,7 +20,7 @@ impl Vhost {
         for queue in queues {
             // Somebody else may delete it at the same time, and then takes it out of the books.
             if queue.delete(|_| Ok::<(), ()>(()), &mut acts).is_some() {
-                changes.extend(self.unbook_queue(&queue, user).into_iter().flatten());
+                changes.extend(self.unbook_queue(&queue, user, |changes| changes).into_iter().flatten());
             }
         }
         acts.run();
@@ -33,7 +33,9 @@ impl Vhost {
         };
         self.changed();
         self.events().removed(&self.name, &removed, user);
-        changes.extend(self.removal(&removed, true));
+        let mut acts = Acts::default();
+        changes.extend(self.removal(&removed, true, &mut acts));
+        acts.run_aside();
         for kind in [Kind::User, Kind::Operator] {
             for policy in policies.list(kind) {
                 changes.push(Change::Delete(records::policy_key(&self.name, kind, &policy.name)));

@@ -1,8 +1,9 @@
 //! A disk with no room left: nothing confirmed is lost, and what is stored can be drained.
 
-use super::support::peer::{Incoming, PERSISTENT, write_publish};
+use super::support::peer::{Incoming, PERSISTENT, declare_queue, write_publish};
 use super::support::{Broker, Declare, Peer, SmallDisk, eventually};
 use amq_protocol::protocol::{AMQPClass, basic};
+use amq_protocol::types::FieldTable;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,6 +107,22 @@ fn a_broker_stops_and_starts_on_a_full_disk() {
     disk.relieve();
     broker.restart();
     expect_kept(&broker, confirmed.load(Ordering::Acquire));
+}
+
+/// (Declare-ok went out with the good-bye, and the queue was not there afterwards.)
+#[test]
+fn what_was_declared_on_a_full_disk_and_not_written_is_not_answered() {
+    let Some(disk) = SmallDisk::mount(192 * MB) else { return };
+    let mut broker = Broker::with(&["--data-dir", &disk.data_dir(), "--disk-free-limit-absolute", "0"]);
+    let publishing = publish_on(Peer::open(&broker), Arc::default());
+    let mut peer = Peer::open(&broker);
+    eventually("a full disk", || (times_said(&broker, NO_ROOM) == 1).then_some(()));
+    peer.method(1, declare_queue(Declare::durable("late"), FieldTable::default()));
+    assert!(broker.stop().success());
+    while let Some(heard) = peer.try_next() {
+        assert!(!matches!(heard, Incoming::Method(1, AMQPClass::Queue(_))), "{heard:?}");
+    }
+    publishing.join().unwrap();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The k-th call that changes something on the disk fails, for each k of a scripted run.
+//! The k-th call that changes something on the disk fails, for each k of a scripted run, or those of them that are asked for.
 
 use crate::amqp::{Argument, Client, Incoming, Properties};
 use crate::broker::End;
@@ -23,6 +23,8 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
     let shim = Shim::build(stage.folder.path())?;
     stage.broker.flags.extend(FLAGS.iter().map(|flag| (*flag).to_owned()));
     let base = stage.broker.folder.clone();
+    // Of folders that a start has to read, and of new ones: the script was over before the call came.
+    let mut is_over = [false; 2];
     for nth in stage.orders.first..stage.orders.first + stage.orders.cycles {
         // Each k from the same beginning: a folder that is new, or that a start has to read.
         stage.broker.folder = base.join(nth.to_string());
@@ -45,6 +47,7 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
             stage.count(&format!("failed calls: {what}"), 1);
         } else {
             stage.count("calls not reached", 1);
+            is_over[usize::from(nth % 2 == 1)] |= call == "any";
         }
         for kind in told.synced_again {
             // By the store's threads while the process ends: nothing may be confirmed for it, which the checker sees.
@@ -62,6 +65,10 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
         std::fs::remove_dir_all(&stage.broker.folder)?;
         if nth % 25 == 0 {
             stage.progress();
+        }
+        if is_over == [true; 2] {
+            // There are no more calls.
+            break;
         }
     }
     Ok(())
