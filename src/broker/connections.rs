@@ -23,6 +23,8 @@ pub struct Connections {
     churn: Arc<Churn>,
     /// What connections that are gone have sent and received. With its lock held a connection's own numbers go over to it.
     gone: Mutex<Traffic>,
+    /// Why all are closed, those too that come while the broker stops.
+    closing: OnceLock<String>,
 }
 
 /// A connection as the rest of the broker knows it.
@@ -214,6 +216,9 @@ impl Connections {
             throttle: Throttle::default(),
         });
         self.all.insert(id, Arc::clone(&registered));
+        if let Some(reason) = self.closing.get() {
+            registered.close(reason);
+        }
         registered
     }
 
@@ -328,8 +333,10 @@ impl Connections {
         open
     }
 
-    /// Asks all connections to say good-bye.
+    /// Asks all connections to say good-bye, and whoever comes after that.
     pub fn close_all(&self, reason: &str) {
+        // Before anybody is asked: who is not among them sees it.
+        let _ = self.closing.set(reason.to_owned());
         self.all.iter().for_each(|one| one.close(reason));
     }
 
@@ -339,6 +346,25 @@ impl Connections {
             if one.opened().is_some_and(&is_meant) {
                 act(&one);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn who_comes_while_the_broker_stops_is_told_as_well() {
+        let connections = Connections::default();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 5672));
+        let come = || connections.register(address, address, 0, None);
+        let early = come();
+        assert!(early.take_asks().close.is_none());
+        connections.close_all("bye");
+        for told in [early, come()] {
+            assert_eq!(told.take_asks().close.as_deref(), Some("bye"));
         }
     }
 }

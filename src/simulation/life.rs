@@ -1,6 +1,6 @@
 //! One life of a broker: from its start to a crash or a clean end, with all who talk to it.
 
-use super::client::{Client, Outcome};
+use super::client::{Client, Gone, Outcome};
 use super::load;
 use super::random::Random;
 use super::world::World;
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep, timeout};
@@ -60,6 +60,8 @@ pub struct Life {
     network: Mutex<Random>,
     /// Consumers, and their queues.
     pub consumers: Mutex<BTreeMap<u32, String>>,
+    /// The broker was asked to stop: nobody new is let in.
+    is_stopping: AtomicBool,
     /// Told when all is declared.
     pub works: Notify,
 }
@@ -127,6 +129,7 @@ async fn lead(world: &Arc<World>, random: &mut Random, end: End, is_last: bool) 
         tasks: Mutex::default(),
         network: Mutex::new(random.fork()),
         consumers: Mutex::default(),
+        is_stopping: AtomicBool::new(false),
         works: Notify::new(),
     });
     if world.has_crashed() {
@@ -178,6 +181,7 @@ async fn lead(world: &Arc<World>, random: &mut Random, end: End, is_last: bool) 
     };
     let outcome = match outcome {
         Ok(Crash::Stop) => {
+            life.is_stopping.store(true, Ordering::Relaxed);
             life.all_gone();
             life.broker.connections.close_all("broker forced connection closure with reason 'shutdown'");
             let bye = async {
@@ -221,6 +225,14 @@ impl Life {
         self.tasks.lock().push(task);
     }
 
+    /// A consumer has begun. If the broker is stopping, its connection is about to end.
+    pub fn came(&self, consumer: u32, queue: &str) {
+        self.consumers.lock().insert(consumer, queue.to_owned());
+        if self.is_stopping.load(Ordering::Relaxed) {
+            self.gone(consumer);
+        }
+    }
+
     /// A consumer's connection ends, if it has not yet.
     pub fn gone(&self, consumer: u32) {
         if let Some(queue) = self.consumers.lock().remove(&consumer) {
@@ -244,6 +256,9 @@ impl Life {
 
     /// A client that has logged in and opened channel 1.
     pub async fn connect(&self) -> Outcome<Client> {
+        if self.is_stopping.load(Ordering::Relaxed) {
+            return Err(Gone("refused: the broker stops".into()));
+        }
         let (ways, carriers) = {
             let mut network = self.network.lock();
             let mut way = || Way::new(usize::try_from(network.within(WAY_BYTES)).unwrap_or(usize::MAX));

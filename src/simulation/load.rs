@@ -220,7 +220,7 @@ async fn drain(life: &Life) -> Outcome<()> {
     for queue in &life.world.queues {
         counted(life, &mut client, queue).await?;
         let consumer = life.world.number();
-        life.consumers.lock().insert(consumer, queue.name.clone());
+        life.came(consumer, &queue.name);
         loop {
             let get = basic::Get { queue: queue.name.as_str().into(), no_ack: false };
             let mut out = Vec::new();
@@ -434,7 +434,7 @@ impl Consumer {
         client.send(&out).await?;
         client.next().await?;
         let number = life.world.number();
-        life.consumers.lock().insert(number, queue.clone());
+        life.came(number, &queue);
         Ok(Self {
             number,
             life,
