@@ -322,7 +322,7 @@ impl Store {
                 self.changes.lock().clear();
                 return;
             }
-            let written = self.write(taken, &mut commits).unwrap_or_else(|failure| fail(&failure));
+            let written = self.write(taken, &mut commits).unwrap_or_else(|failure| self.fail(&failure));
             let more = self.tell(written, &mut commits);
             if wake.stop && !more {
                 return;
@@ -461,17 +461,6 @@ impl Store {
             false
         });
     }
-}
-
-/// A write, a sync or a read failed. It is not tried again: what the disk then holds is unknown, and a second sync may succeed
-/// without the data. The next start finds everything that was confirmed; going on would leave everybody waiting for ever.
-pub(super) fn fail(failure: &Failure) -> ! {
-    let text = failure.to_string();
-    tracing::error!(
-        error = text,
-        "the disk failed: the broker stops, nothing confirmed is lost; make room or replace the disk, and start again"
-    );
-    super::end(super::EXIT_FAILED);
 }
 
 #[cfg(test)]

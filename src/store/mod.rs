@@ -317,6 +317,26 @@ impl Store {
         together
     }
 
+    /// The disk does not do what it is there for. Nothing is tried again: the process ends, and says how to go on.
+    fn fail(&self, failure: &Failure) -> ! {
+        let text = failure.to_string();
+        if failure.is_damage {
+            // It was met when files were merged, and no write is taken any more.
+            options::note_damage(self.room.folder(), &text);
+            tracing::error!(
+                error = text,
+                "what is on disk is damaged: the broker stops; start it again, and it leaves those files alone and serves \
+                 what can be read"
+            );
+            end(EXIT_DAMAGED);
+        }
+        tracing::error!(
+            error = text,
+            "the disk failed: the broker stops, nothing confirmed is lost; make room or replace the disk, and start again"
+        );
+        end(EXIT_FAILED);
+    }
+
     /// Writes everything that is noted and ends the threads. Nothing may be noted any more.
     pub fn close(&self) {
         {
@@ -348,6 +368,8 @@ fn end(code: i32) -> ! {
     signal_hook::low_level::exit(code)
 }
 
+/// EX_DATAERR of sysexits.h.
+const EXIT_DAMAGED: i32 = 65;
 /// EX_SOFTWARE of sysexits.h.
 const EXIT_BROKEN: i32 = 70;
 /// EX_IOERR of sysexits.h.

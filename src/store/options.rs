@@ -9,6 +9,8 @@ use std::path::Path;
 const CACHE_BYTES: usize = 4 << 20;
 const OPEN_FILES_MAX: i32 = 256;
 const WAL_BYTES_MAX: u64 = 32 << 20;
+/// A file that says what is damaged in its folder.
+const DAMAGED: &str = "damaged";
 
 pub fn open(options: &Options) -> Result<DB, OpenError> {
     let folder = &options.folder;
@@ -16,6 +18,7 @@ pub fn open(options: &Options) -> Result<DB, OpenError> {
     std::fs::create_dir_all(folder).map_err(|error| io(error.to_string()))?;
     restrict(folder).map_err(io)?;
     let new = !super::exists(folder);
+    let damage = std::fs::read_to_string(folder.join(DAMAGED)).ok();
     let mut general = rocksdb::Options::default();
     general.create_if_missing(true);
     general.create_missing_column_families(true);
@@ -46,6 +49,8 @@ pub fn open(options: &Options) -> Result<DB, OpenError> {
         family.set_target_file_size_base(64 << 20);
         family.set_max_bytes_for_level_base(256 << 20);
         family.set_block_based_table_factory(&table);
+        // To merge files means to read all of them, and what is damaged would end that, and all writing with it.
+        family.set_disable_auto_compactions(damage.is_some());
         family
     };
     let small = options.write_buffer_bytes.min(1 << 20);
@@ -60,6 +65,14 @@ pub fn open(options: &Options) -> Result<DB, OpenError> {
         ColumnFamilyDescriptor::new(Family::Meta.name(), family(small, 2)),
     ];
     let db = DB::open_cf_descriptors(&general, folder, families).map_err(|error| explain(folder, error))?;
+    if let Some(damage) = &damage {
+        tracing::error!(
+            damage,
+            "the data folder {0} is damaged: its files are left as they are, and what can be read is served; empty the queues \
+             and begin with a new folder, or, if it was not the disk's fault, delete {0}/{DAMAGED} and start again",
+            folder.display()
+        );
+    }
     check_format(&db, folder, new)?;
     // What was spilled by the last run is of no use to this one.
     let (start, end) = ([0; super::keys::ROW_BYTES], [0xFF; super::keys::ROW_BYTES]);
@@ -71,6 +84,13 @@ pub fn open(options: &Options) -> Result<DB, OpenError> {
     });
     emptied.map_err(|error| explain(folder, error))?;
     Ok(db)
+}
+
+/// Leaves word for later starts that something in the folder is damaged.
+pub fn note_damage(folder: &Path, text: &str) {
+    if let Err(error) = std::fs::write(folder.join(DAMAGED), text) {
+        tracing::error!("can't leave word of the damage in {}: {error}", folder.display());
+    }
 }
 
 fn check_format(db: &DB, folder: &Path, new: bool) -> Result<(), OpenError> {

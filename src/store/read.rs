@@ -122,7 +122,7 @@ impl Store {
         if failure.is_damage {
             self.quarantine(queue, position, &failure.to_string());
         } else {
-            super::commit::fail(failure);
+            self.fail(failure);
         }
     }
 

@@ -64,6 +64,10 @@ fn step(is_there: bool, ballast: u64, free: u64, wanted: u64) -> Step {
 }
 
 impl Room {
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub fn new(folder: &Path, ballast_bytes: u64) -> Self {
         Self { folder: folder.to_owned(), ballast_bytes, without: AtomicBool::new(false) }
     }

@@ -1,6 +1,6 @@
 //! A disk that does not give back what it was given: what it damaged, and what it can't read for a while.
 
-use super::support::peer::{Content, PERSISTENT};
+use super::support::peer::{Content, PERSISTENT, write_publish};
 use super::support::{Broker, Declare, Peer, Random};
 use leveret::server::exit;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,10 @@ fn filled(messages: u64) -> (Broker, Vec<Vec<u8>>) {
         |number: u64| number.to_be_bytes().into_iter().chain((0..100).map(|_| random.below(256) as u8)).collect();
     let bodies: Vec<Vec<u8>> = (0..messages).map(body).collect();
     let mut peer = Peer::open(&broker);
-    peer.declare(1, Declare::durable("q"));
+    // What is published to both of the others later lies on both sides of this one.
+    for queue in ["before", "q", "behind"] {
+        peer.declare(1, Declare::durable(queue));
+    }
     peer.confirm_select(1);
     for first in (0..messages).step_by(EACH as usize) {
         (first..first + EACH).for_each(|number| peer.publish(1, "q", PERSISTENT, &bodies[number as usize]));
@@ -49,13 +52,7 @@ fn check(found: &[Content], bodies: &[Vec<u8>]) {
 #[test]
 fn damage_among_messages_takes_none_but_those_that_it_is_in() {
     let (mut broker, bodies) = filled(3000);
-    let files = broker.folder().read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let tables = files.filter(|path| path.extension().is_some_and(|kind| kind == "sst"));
-    let largest = tables.max_by_key(|path| path.metadata().unwrap().len()).expect("messages at rest");
-    let mut octets = std::fs::read(&largest).unwrap();
-    let at = octets.len() / 3;
-    octets[at] ^= 1 << Random::new().below(8);
-    std::fs::write(&largest, &octets).unwrap();
+    flip_a_bit(&largest_table(broker.folder()));
     broker.restart();
     let mut peer = Peer::open(&broker);
     let found: Vec<Content> = std::iter::from_fn(|| peer.get(1, "q", true)).collect();
@@ -69,6 +66,70 @@ fn damage_among_messages_takes_none_but_those_that_it_is_in() {
         broker.log()
     );
     assert_eq!(peer.declare(1, Declare::passive("q")), (0, 0));
+}
+
+fn largest_table(folder: &Path) -> PathBuf {
+    let files = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let tables = files.filter(|path| path.extension().is_some_and(|kind| kind == "sst"));
+    tables.max_by_key(|path| path.metadata().unwrap().len()).expect("messages at rest")
+}
+
+fn flip_a_bit(file: &Path) {
+    let mut octets = std::fs::read(file).unwrap();
+    let at = octets.len() / 3;
+    octets[at] ^= 1 << Random::new().below(8);
+    std::fs::write(file, &octets).unwrap();
+}
+
+/// Files are merged, and the damage is in the way: it ends, and is of use again when it is started. (It ended as if the disk
+/// had failed, at each start again.)
+#[test]
+fn damage_that_is_met_when_files_are_merged_takes_no_other_messages_either() {
+    let (mut broker, bodies) = filled(3000);
+    flip_a_bit(&largest_table(broker.folder()));
+    broker.restart();
+    let mut peer = Peer::open(&broker);
+    // Many files, so that they are merged.
+    let body = vec![7; 1000];
+    let write_some = |out: &mut Vec<u8>| {
+        for queue in ["before", "behind"] {
+            (0..100).for_each(|_| write_publish(out, 1, "", queue, PERSISTENT, &body, 131_072));
+        }
+    };
+    for _ in 0..1000 {
+        let mut out = Vec::new();
+        write_some(&mut out);
+        if peer.try_octets(&out).is_err() {
+            break;
+        }
+    }
+    assert_eq!(broker.wait().code(), Some(exit::DATA.into()));
+    for _ in 0..2 {
+        broker.restart();
+        let told = |text: &str| broker.log().iter().any(|line| line.contains(text));
+        assert!(told("is damaged: its files are left as they are"), "{:?}", broker.log());
+        let mut peer = Peer::open(&broker);
+        peer.confirm_select(1);
+        let mut out = Vec::new();
+        (0..10).for_each(|_| write_some(&mut out));
+        peer.octets(&out);
+        peer.expect_confirms(1, 2000);
+        peer.close();
+        assert!(broker.stop().success());
+    }
+    broker.restart();
+    let mut peer = Peer::open(&broker);
+    let found: Vec<Content> = std::iter::from_fn(|| peer.get(1, "q", true)).collect();
+    check(&found, &bodies);
+    let lost = bodies.len() - found.len();
+    assert!((1..400).contains(&lost), "{lost} of {} are lost by one bit", bodies.len());
+    for queue in ["before", "behind"] {
+        let (others, _) = peer.declare(1, Declare::passive(queue));
+        assert!(others >= 2000, "{others}");
+        for number in 0..others {
+            assert_eq!(peer.get(1, queue, true).unwrap_or_else(|| panic!("{number} of {others}")).body, body);
+        }
+    }
 }
 
 /// Has reads of RocksDB's tables fail while the file exists that `FAIL_WHILE` names.

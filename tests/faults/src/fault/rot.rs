@@ -1,5 +1,6 @@
 //! Bits flip, pages are empty, files end early: a start either refuses and says so, or serves the rest and says so. Never a
-//! wrong body, never a panic, and nothing is lost silently.
+//! wrong body, never a panic, and nothing is lost silently. What meets damage while it runs ends, and serves the rest from its next
+//! start on.
 
 use crate::broker::End;
 use crate::drain;
@@ -15,6 +16,10 @@ const DAMAGES_MAX: u64 = 20;
 const DATA: i32 = 65;
 const IO: i32 = 74;
 const PAGE_BYTES: u64 = 4096;
+/// The file that says so of a folder.
+const DAMAGED: &str = "damaged";
+/// A broker that ends has its clients gone a moment before.
+const ENDS_WITHIN: Duration = Duration::from_millis(50);
 const FLAGS: &[&str] = &["--store-write-buffer", "64KiB", "--messages-memory", "1MiB", "--queue-memory", "64KiB"];
 
 pub fn run(stage: &mut Stage) -> io::Result<()> {
@@ -114,29 +119,28 @@ fn damage(stage: &mut Stage, folder: &Path) -> io::Result<String> {
 
 fn look(stage: &mut Stage, damaged: &str) -> io::Result<()> {
     let mark = stage.broker.log_mark();
-    match stage.broker.start()? {
-        Err(End::Code(code @ (DATA | IO))) => {
+    let mut served = serve(stage)?;
+    if matches!(served, Served::Ended(End::Code(DATA))) && stage.broker.folder.join(DAMAGED).exists() {
+        stage.count("met when files were merged", 1);
+        stage.recorder.crash(Crash::Kill, now_us());
+        served = serve(stage)?;
+    }
+    let said = stage.broker.log_since(mark);
+    let drained = match served {
+        Served::All => Ok(()),
+        Served::Part(error) => Err(error),
+        Served::Ended(End::Code(code @ (DATA | IO))) => {
             stage.count(&format!("refused with {code}"), 1);
-            let said = stage.broker.log_since(mark);
             if !said.contains("leveret: ") {
                 stage.problems.push(format!("{damaged}: refused without a word: {}", tail(&said)));
             }
             return Ok(());
         }
-        Err(end) => {
-            let said = stage.broker.log_since(mark);
-            stage.problems.push(format!("{damaged}: the start ended with {end:?}: {}", tail(&said)));
+        Served::Ended(end) => {
+            stage.problems.push(format!("{damaged}: the broker ended with {end:?}: {}", tail(&said)));
             return Ok(());
         }
-        Ok(()) => {}
-    }
-    stage.recorder.note(Event::Recovered);
-    let drained = drain::look(stage.broker.port, &stage.recorder)
-        .and_then(|()| drain::drain(stage.broker.port, &stage.plan, &stage.recorder));
-    if let Some(end @ End::Signal(_)) = stage.broker.ended()? {
-        stage.problems.push(format!("{damaged}: the broker ended with {end:?}"));
-    }
-    let said = stage.broker.log_since(mark);
+    };
     // A log that ends early is what a crash leaves, and can't be told from one.
     let torn = damaged.contains(".log ") && damaged.contains("cut off");
     let loud = torn || said.contains("[error]") || said.contains("ERROR") || said.contains("damaged");
@@ -148,6 +152,28 @@ fn look(stage: &mut Stage, damaged: &str) -> io::Result<()> {
     }
     judge_rest(stage, &stage.recorder.clone(), damaged, loud);
     Ok(())
+}
+
+/// What came of a start on damaged files.
+enum Served {
+    All,
+    /// Some of it could not be had.
+    Part(io::Error),
+    Ended(End),
+}
+
+fn serve(stage: &mut Stage) -> io::Result<Served> {
+    if let Err(end) = stage.broker.start()? {
+        return Ok(Served::Ended(end));
+    }
+    stage.recorder.note(Event::Recovered);
+    let drained = drain::look(stage.broker.port, &stage.recorder)
+        .and_then(|()| drain::drain(stage.broker.port, &stage.plan, &stage.recorder));
+    Ok(match (stage.broker.await_end(ENDS_WITHIN)?, drained) {
+        (Some(end), _) => Served::Ended(end),
+        (None, Err(error)) => Served::Part(error),
+        (None, Ok(())) => Served::All,
+    })
 }
 
 fn judge_rest(stage: &mut Stage, recorder: &Recorder, damaged: &str, loud: bool) {
