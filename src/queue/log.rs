@@ -645,7 +645,7 @@ impl Log {
         let segment = &self.segments[at];
         let mut end = position + u64::from(piece.count);
         // What is on disk must be known there as delivered before it goes out, or a crash would forget it.
-        if segment.persistent && segment.stored != Stored::No && position >= self.delivered_below {
+        if segment.persistent && segment.stored != Stored::No {
             if position >= self.delivered_below_stored {
                 self.reserve_wanted = true;
                 return Err(Missing::Mark);

@@ -333,9 +333,8 @@ impl Harness {
                 assert_eq!(self.state.purge(), self.model.ready());
                 self.model.purge();
             }
-            // A message that is put back behind a later delivery goes out again without the disk knowing first: after a
-            // crash it may not be flagged. So this is for queues that no crash brings back.
-            Step::TakeOut(at) if !self.model.rules.durable => self.take_out(at),
+            // In quorum queues it would count as a failed delivery, and the model would have to tell why.
+            Step::TakeOut(at) if !self.model.rules.quorum => self.take_out(at),
             Step::Wait { ms, tick } => {
                 self.model.now_ms += ms;
                 if tick {
@@ -441,6 +440,14 @@ impl Harness {
         let mut effects = Effects::default();
         // Of what nobody known holds, half is settled as redriving does, half as a client that got it.
         let key = Some(consumer).filter(|key| *key != ConsumerKey::NONE || positions.start.is_multiple_of(2));
+        let is_taken_out =
+            |position| self.model.messages.get(&position).is_some_and(|known| known.perhaps_out && !known.out);
+        let how = match how {
+            // Redriving moves what it took out, or puts it back.
+            How::Reject { .. } if positions.clone().any(is_taken_out) => How::Ack,
+            How::Requeue { .. } if positions.clone().any(is_taken_out) => How::Requeue { failed: false },
+            how => how,
+        };
         match how {
             How::Ack => {
                 self.state.settle(key, positions.clone(), now_ms, &mut effects);
