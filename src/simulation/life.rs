@@ -163,10 +163,11 @@ async fn lead(world: &Arc<World>, random: &mut Random, end: End, is_last: bool) 
         }
         sleep(crash_at).await;
     };
+    let crash_of_disk = if crash == Crash::Stop { Crash::Kill } else { crash };
     let outcome = tokio::select! {
         biased;
         // The process ends with its disk, whatever it was doing.
-        Err(_) = &mut commits => Ok(if crash == Crash::Stop { Crash::Kill } else { crash }),
+        Err(_) = &mut commits => Ok(crash_of_disk),
         () = &mut reading => Err("the store's reader ended".to_owned()),
         () = until_crash => match end {
             End::Crash(..) => Ok(crash),
@@ -174,7 +175,7 @@ async fn lead(world: &Arc<World>, random: &mut Random, end: End, is_last: bool) 
         },
         done = &mut work => match done {
             // They were told, and the process is about to end.
-            Ok(_) if world.disk.has_failed() => Ok(if crash == Crash::Stop { Crash::Kill } else { crash }),
+            Ok(_) if world.disk.has_failed() => Ok(crash_of_disk),
             Ok(done) => done.map(|()| crash),
             Err(panic) => Err(panic.to_string()),
         },

@@ -317,7 +317,9 @@ impl Store {
         together
     }
 
-    /// The disk does not do what it is there for. Nothing is tried again: the process ends, and says how to go on.
+    /// A write, a sync or a read failed. It is not tried again: what the disk then holds is unknown, and a second sync may
+    /// succeed without the data. So the process ends, and says how to go on; the next start finds everything that was
+    /// confirmed.
     fn fail(&self, failure: &Failure) -> ! {
         let text = failure.to_string();
         if failure.is_damage {
