@@ -20,6 +20,7 @@ mod documents;
 mod durability;
 mod events;
 mod exchanges;
+mod formats;
 mod framing;
 mod full_disk;
 mod handshake;
