@@ -76,6 +76,8 @@ impl Queue {
         self.kind = kind;
         if kind == Kind::Quorum {
             self = self.with("x-queue-type", Argument::Text("quorum".into()));
+            // What comes back too often is dropped otherwise, which nobody could tell from a loss.
+            self = self.with("x-delivery-limit", Argument::Number(-1));
         }
         self
     }
