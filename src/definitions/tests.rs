@@ -354,6 +354,21 @@ fn all_types_of_arguments_have_a_json() {
     assert_eq!(Json::Object(table_to_json(&table)), expected);
 }
 
+/// (The last bit of a double was another after an export and an import, and after a restart.)
+#[test]
+fn doubles_come_back_to_the_last_bit() {
+    const DOUBLE: f64 = 1.592_233_720_368_547_7;
+    let text = r#"{"vhosts": [{"name": "/"}], "queues": [{"vhost": "/", "name": "q", "durable": true, "auto_delete": false,
+        "arguments": {"a": 1.5922337203685477}}]}"#;
+    let read = document(json(text));
+    assert_eq!(read.queues[0].arguments.inner()["a"], Value::Double(DOUBLE));
+    let again = document(json(&read.to_json().to_string()));
+    assert_eq!(again.queues[0].arguments, read.queues[0].arguments);
+    // As records keep it.
+    let kept = serde_json::to_vec(&read.queues[0].arguments).unwrap();
+    assert_eq!(serde_json::from_slice::<Table>(&kept).unwrap(), read.queues[0].arguments);
+}
+
 #[test]
 fn a_folder_stands_for_its_files_by_name() {
     let folder = tempfile::tempdir().unwrap();
