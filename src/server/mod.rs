@@ -190,6 +190,8 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
         };
         accepting.push(tokio::spawn(crate::http::serve(listener, known, entrance, Arc::clone(&broker), site)));
     }
+    // Whoever waits for the broker's port may use its tools then.
+    let pass = Pass::write(&broker);
     for (socket, entrance) in sockets {
         let listener = match socket.listen(BACKLOG) {
             Ok(listener) => listener,
@@ -201,7 +203,6 @@ async fn serve(config: Arc<Config>, sources: Sources) -> ExitCode {
         tracing::info!("started {kind} listener on {}", known.address);
         accepting.push(tokio::spawn(accept(listener, known, entrance, Arc::clone(&broker), Arc::clone(&door))));
     }
-    let pass = Pass::write(&broker);
     // Test-container libraries wait for these very words on standard output.
     tracing::info!("Server startup complete; 4 plugins started.");
     supervisor::ready();
