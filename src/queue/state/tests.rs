@@ -1048,6 +1048,30 @@ fn what_is_on_its_way_to_a_client_is_bounded_however_many_consumers_it_has() {
     assert!(way.is_full());
 }
 
+/// It is put back behind a message that went out without being on disk: the disk must hear of it before it goes out itself.
+#[test]
+fn what_is_put_back_behind_a_delivery_is_flagged_after_a_crash() {
+    let mut harness = Harness::new(Rules { durable: true, memory_bytes: usize::MAX, ..Rules::default() });
+    let one = |persistent| {
+        let messages = vec![New { priority: None, ttl_ms: None, bytes: 0 }];
+        Step::Publish { messages, persistent, failed: 0 }
+    };
+    for step in [
+        one(true),
+        Step::Take,
+        Step::Stored,
+        one(false),
+        Step::TakeOut(0),
+        Step::Get { no_ack: true },
+        Step::Settle { at: 0, count: 1, how: How::Requeue { failed: false } },
+        Step::Get { no_ack: false },
+        Step::Crash { synced: false },
+    ] {
+        harness.step(step);
+    }
+    harness.drain();
+}
+
 fn plain(count: usize, bytes: usize) -> Step {
     let new = New { priority: None, ttl_ms: None, bytes };
     Step::Publish { messages: vec![new; count], persistent: true, failed: 0 }
