@@ -109,7 +109,8 @@ fn a_broker_stops_and_starts_on_a_full_disk() {
     expect_kept(&broker, confirmed.load(Ordering::Acquire));
 }
 
-/// (Declare-ok went out with the good-bye, and the queue was not there afterwards.)
+/// (Declare-ok went out with the good-bye, and the queue was not there afterwards.) Files that the store is done with may make
+/// room while it stops: then the declaration is written, and may be answered.
 #[test]
 fn what_was_declared_on_a_full_disk_and_not_written_is_not_answered() {
     let Some(disk) = SmallDisk::mount(192 * MB) else { return };
@@ -119,10 +120,14 @@ fn what_was_declared_on_a_full_disk_and_not_written_is_not_answered() {
     eventually("a full disk", || (times_said(&broker, NO_ROOM) == 1).then_some(()));
     peer.method(1, declare_queue(Declare::durable("late"), FieldTable::default()));
     assert!(broker.stop().success());
-    while let Some(heard) = peer.try_next() {
-        assert!(!matches!(heard, Incoming::Method(1, AMQPClass::Queue(_))), "{heard:?}");
-    }
+    let answered =
+        std::iter::from_fn(|| peer.try_next()).any(|heard| matches!(heard, Incoming::Method(1, AMQPClass::Queue(_))));
     publishing.join().unwrap();
+    disk.relieve();
+    broker.restart();
+    if answered {
+        Peer::open(&broker).declare(1, Declare::passive("late"));
+    }
 }
 
 #[test]
