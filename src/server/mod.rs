@@ -28,12 +28,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What the process ends with, as RabbitMQ's tools and sysexits.h have it.
 pub mod exit {
+    pub use crate::store::exit::{DATA, IO};
     /// A port is in use, or not ours to take.
     pub const PORT: u8 = 69;
-    /// The data folder is damaged, or of another version.
-    pub const DATA: u8 = 65;
-    /// The data folder can't be read or written.
-    pub const IO: u8 = 74;
     /// Another broker has the data folder.
     pub const LOCKED: u8 = 75;
     /// Asked to stop twice.

@@ -2,7 +2,6 @@
 
 use super::client::{Client, Gone, Outcome};
 use super::load;
-use super::random::Random;
 use super::world::World;
 use crate::admission::{self, Door};
 use crate::auth::Algorithm;
@@ -13,7 +12,7 @@ use crate::store::simulated::Fault;
 use crate::store::{Durability, Options, Store};
 use crate::transport::simulated::Way;
 use crate::transport::{self, Reader, Writer};
-use leveret_checker::{Crash, Event};
+use leveret_checker::{Crash, Event, Random};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long connections may take to end when the broker stops.
 const GOODBYE: Duration = Duration::from_secs(10);
 /// Octets on the way from one end of a connection to the other.
-const WAY_BYTES: std::ops::Range<u64> = 4 << 10..64 << 10;
+const WAY_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=(64 << 10) - 1;
 
 /// How a life is to end.
 #[derive(Debug, Clone, Copy)]

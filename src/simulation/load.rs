@@ -2,12 +2,11 @@
 
 use super::client::{Client, Content, Gone, Heard, Outcome};
 use super::life::Life;
-use super::random::Random;
 use super::world::{BOTH, DEAD, Queue};
 use crate::amqp::properties::{self, ContentHeader, Property};
 use crate::amqp::{Table, Value, frame, method};
 use amq_protocol::protocol::{AMQPClass, basic, confirm, exchange, queue, tx};
-use leveret_checker::{Event, Id, Kind, Settlement, body};
+use leveret_checker::{Event, Id, Kind, Random, Settlement, body};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,7 +33,7 @@ pub async fn run(life: Arc<Life>, mut random: Random, is_last: bool) -> Result<(
     }
     life.works.notify_one();
     let shared = Arc::new(Shared {
-        publishers: AtomicUsize::new(usize::try_from(random.within(1..4)).unwrap_or(1)),
+        publishers: AtomicUsize::new(usize::try_from(random.within(1..=3)).unwrap_or(1)),
         done: AtomicBool::new(false),
         life,
     });
@@ -314,9 +313,9 @@ async fn confirm(life: &Life, random: &mut Random) -> Outcome<()> {
     let window = 1 + random.index(30);
     let mut unconfirmed: VecDeque<(u64, Id)> = VecDeque::new();
     let mut tag = 0;
-    for _ in 0..random.within(1..20) {
+    for _ in 0..random.within(1..=19) {
         let mut out = Vec::new();
-        for _ in 0..random.within(1..8) {
+        for _ in 0..random.within(1..=7) {
             tag += 1;
             unconfirmed.push_back((tag, write_publish(life, random, &mut out, publisher, None)));
         }
@@ -360,10 +359,10 @@ async fn transact(life: &Life, random: &mut Random) -> Outcome<()> {
     let mut client = life.connect().await?;
     let publisher = life.world.number();
     client.call(1, AMQPClass::Tx(tx::AMQPMethod::Select(tx::Select {}))).await?;
-    for _ in 0..random.within(1..12) {
+    for _ in 0..random.within(1..=11) {
         let tx = u64::from(life.world.number());
         let mut out = Vec::new();
-        for _ in 0..random.within(1..6) {
+        for _ in 0..random.within(1..=5) {
             write_publish(life, random, &mut out, publisher, Some(tx));
         }
         client.send(&out).await?;
@@ -413,7 +412,7 @@ impl Consumer {
     async fn start(shared: &Shared, random: &mut Random, queue: usize, may_vanish: bool) -> Outcome<Self> {
         let life = Arc::clone(&shared.life);
         let mut client = life.connect().await?;
-        let prefetch = random.within(1..12);
+        let prefetch = random.within(1..=11);
         let transacts = random.chance(20);
         if transacts {
             client.call(1, AMQPClass::Tx(tx::AMQPMethod::Select(tx::Select {}))).await?;

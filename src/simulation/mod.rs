@@ -19,20 +19,15 @@ pub mod bugs;
 mod client;
 mod life;
 mod load;
-mod random;
 mod world;
 
 use crate::store::simulated::Fault;
 use bugs::Bug;
-use leveret_checker::{Crash, History, Promises, Verdict, judge};
+use leveret_checker::ledger::{Entry, Run};
+use leveret_checker::{Crash, History, Promises, Random, Verdict, judge};
 use life::{End, From, live};
-use random::Random;
-use serde_json::json;
-use std::fs::File;
-use std::io::Write as _;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 use world::World;
@@ -62,7 +57,7 @@ fn simulate(seed: u64) -> Found {
 }
 
 fn lives(world: &Arc<World>, random: &mut Random) -> Result<(), String> {
-    for _ in 0..random.within(1..4) {
+    for _ in 0..random.within(1..=3) {
         let crash = *random.pick(&[Crash::Power, Crash::Power, Crash::Kill, Crash::Stop]);
         let end = match random.below(10) {
             0..4 => End::Quiet(crash),
@@ -70,8 +65,8 @@ fn lives(world: &Arc<World>, random: &mut Random) -> Result<(), String> {
                 let fault = *random.pick(&[Fault::Unwritten, Fault::Unsynced]);
                 End::Disk(u32::try_from(random.below(30)).unwrap_or(0), fault, crash)
             }
-            5 => End::Crash(From::Start, random.within(1..200), crash),
-            _ => End::Crash(From::Work, random.within(1..200), crash),
+            5 => End::Crash(From::Start, random.within(1..=199), crash),
+            _ => End::Crash(From::Work, random.within(1..=199), crash),
         };
         live(world, random, end, false)?;
     }
@@ -130,25 +125,15 @@ fn seeds() {
 /// A line for the ledger, if one is kept.
 fn note(seeds: &Range<u64>, total: &Verdict, seconds: u64) {
     let Some(path) = std::env::var_os("SIMULATION_LEDGER") else { return };
-    let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().ok();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    let run = Run {
+        broker: promises().class,
+        fault: "simulation".into(),
+        seed: seeds.start,
+        cycles: seeds.end - seeds.start,
+        seconds,
+        ..Run::new(total)
     };
-    let mut line = json!({
-        "date": said("date", &["-u", "+%Y-%m-%d"]),
-        "commit": said("git", &["rev-parse", "--short", "HEAD"]),
-        "broker": promises().class,
-        "fault": "simulation",
-        "seed": seeds.start,
-        "cycles": seeds.end - seeds.start,
-        "violations": total.broken(),
-        "seconds": seconds,
-        "more": {},
-    });
-    let counts = serde_json::to_value(total.counts).unwrap();
-    line.as_object_mut().unwrap().extend(counts.as_object().unwrap().clone());
-    let mut ledger = File::options().append(true).create(true).open(path).unwrap();
-    ledger.write_all(format!("{line}\n").as_bytes()).unwrap();
+    Entry::Run(Box::new(run)).append(path.as_ref()).unwrap();
 }
 
 #[test]

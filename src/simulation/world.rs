@@ -1,8 +1,7 @@
 //! What outlives a broker: its disk, the time, and what its clients remember.
 
-use super::random::Random;
 use crate::store::simulated::SimulatedDisk;
-use leveret_checker::{Event, History, Id, Kind};
+use leveret_checker::{Event, History, Id, Kind, Random};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,16 +39,16 @@ pub struct World {
 
 impl World {
     pub fn new(random: &mut Random) -> Self {
-        let mut queues: Vec<_> = (0..random.within(2..5))
+        let mut queues: Vec<_> = (0..random.within(2..=4))
             .map(|number| {
                 let kind = if random.chance(30) { Kind::Quorum } else { Kind::Classic };
                 // Of the first two one at most, or nobody could tell whose copy a dead letter is.
                 let dead_letters = number != 1 && random.chance(50);
-                let mut rarely = |range: std::ops::Range<u64>| {
+                let mut rarely = |range: std::ops::RangeInclusive<u64>| {
                     let number = u32::try_from(random.within(range)).unwrap_or(0);
                     (dead_letters && random.chance(30)).then_some(number)
                 };
-                let (ttl_ms, length) = (rarely(0..80), rarely(1..20));
+                let (ttl_ms, length) = (rarely(0..=79), rarely(1..=19));
                 Queue {
                     name: format!("q{number}"),
                     kind,

@@ -330,13 +330,13 @@ impl Store {
                 "what is on disk is damaged: the broker stops; start it again, and it leaves those files alone and serves \
                  what can be read"
             );
-            end(EXIT_DAMAGED);
+            end(exit::DATA);
         }
         tracing::error!(
             error = text,
             "the disk failed: the broker stops, nothing confirmed is lost; make room or replace the disk, and start again"
         );
-        end(EXIT_FAILED);
+        end(exit::IO);
     }
 
     /// Writes everything that is noted and ends the threads. Nothing may be noted any more.
@@ -360,22 +360,25 @@ impl Store {
 fn guarded(work: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
         tracing::error!("a broken invariant ended a thread of the store; the broker stops, nothing confirmed is lost");
-        end(EXIT_BROKEN);
+        end(exit::BROKEN);
     }
 }
 
 /// Ends the process at once. What ends it otherwise waits for destructors, and meanwhile RocksDB's threads go on: they try a
 /// sync again that failed, or wait for ever for each other.
-fn end(code: i32) -> ! {
-    signal_hook::low_level::exit(code)
+fn end(code: u8) -> ! {
+    signal_hook::low_level::exit(code.into())
 }
 
-/// EX_DATAERR of sysexits.h.
-const EXIT_DAMAGED: i32 = 65;
-/// EX_SOFTWARE of sysexits.h.
-const EXIT_BROKEN: i32 = 70;
-/// EX_IOERR of sysexits.h.
-const EXIT_FAILED: i32 = 74;
+/// What the process ends with because of its data, as sysexits.h has it.
+pub mod exit {
+    /// EX_DATAERR: the data folder is damaged, or of another version.
+    pub const DATA: u8 = 65;
+    /// EX_SOFTWARE: an invariant is broken.
+    pub const BROKEN: u8 = 70;
+    /// EX_IOERR: the data folder can't be read or written.
+    pub const IO: u8 = 74;
+}
 
 /// Whether a folder holds a broker's data.
 pub fn exists(folder: &Path) -> bool {

@@ -136,10 +136,12 @@ static int refuse(void) {
     static type (*real)(__VA_ARGS__);                            \
     if (!real) real = (type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, #name)
 
-/* Around a call on a file that succeeds or not. */
-#define AROUND(call, kind, type, run)                            \
+/* Around a call on a file that succeeds or not; `part` is as much of it as the system may do. */
+#define AROUND(call, kind, type, run) AROUND_PART(call, kind, type, run, run)
+#define AROUND_PART(call, kind, type, run, part)                 \
     do {                                                         \
         if (!is_it(call, kind)) return run;                      \
+        if (what == SHORT) return part;                          \
         if (what != KILL) return (type)refuse();                 \
         if (!after) die();                                       \
         type result = run;                                       \
@@ -166,18 +168,13 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     AROUND(CONFIRM, OTHER, ssize_t, real(fd, message, flags));
 }
 
+#define HALF(length) ((length) > 1 ? (length) / 2 : (length))
+
 ssize_t write(int fd, const void *octets, size_t length) {
     REAL(ssize_t, write, int, const void *, size_t);
     enum kind kind = kind_of_fd(fd);
     if (kind == NO_FILE && is_confirm(octets, length)) AROUND(CONFIRM, OTHER, ssize_t, real(fd, octets, length));
-    if (!is_it(WRITE, kind)) return real(fd, octets, length);
-    if (what == SHORT) return real(fd, octets, length > 1 ? length / 2 : length);
-    if (what != KILL) return refuse();
-    /* Half of it, as far as nobody waited for the whole. */
-    if (!after) die();
-    real(fd, octets, length);
-    die();
-    return -1;
+    AROUND_PART(WRITE, kind, ssize_t, real(fd, octets, length), real(fd, octets, HALF(length)));
 }
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
@@ -191,13 +188,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
 static ssize_t pwrite_at(int fd, const void *octets, size_t length, off_t at) {
     REAL(ssize_t, pwrite64, int, const void *, size_t, off_t);
     enum kind kind = kind_of_fd(fd);
-    if (!is_it(WRITE, kind)) return real(fd, octets, length, at);
-    if (what == SHORT) return real(fd, octets, length > 1 ? length / 2 : length, at);
-    if (what != KILL) return refuse();
-    if (!after) die();
-    real(fd, octets, length, at);
-    die();
-    return -1;
+    AROUND_PART(WRITE, kind, ssize_t, real(fd, octets, length, at), real(fd, octets, HALF(length), at));
 }
 
 ssize_t pwrite(int fd, const void *octets, size_t length, off_t at) { return pwrite_at(fd, octets, length, at); }
@@ -211,36 +202,23 @@ static void note_failed_sync(int fd) {
     tell(text);
 }
 
-static int synced(int fd, int result) {
-    if (result < 0) atomic_store(&failed_descriptor, fd);
-    return result;
-}
-
-int fdatasync(int fd) {
-    REAL(int, fdatasync, int);
-    enum kind kind = kind_of_fd(fd);
-    note_failed_sync(fd);
-    if (kind != NO_FILE && is_it(SYNC, kind)) {
-        if (what != KILL) return synced(fd, refuse());
-        if (!after) die();
-        real(fd);
-        die();
+#define SYNCS(name)                                              \
+    int name(int fd) {                                           \
+        REAL(int, name, int);                                    \
+        enum kind kind = kind_of_fd(fd);                         \
+        note_failed_sync(fd);                                    \
+        if (!is_it(SYNC, kind)) return real(fd);                 \
+        if (what != KILL) {                                      \
+            atomic_store(&failed_descriptor, fd);                \
+            return refuse();                                     \
+        }                                                        \
+        if (!after) die();                                       \
+        real(fd);                                                \
+        die();                                                   \
     }
-    return real(fd);
-}
 
-int fsync(int fd) {
-    REAL(int, fsync, int);
-    enum kind kind = kind_of_fd(fd);
-    note_failed_sync(fd);
-    if (kind != NO_FILE && is_it(SYNC, kind)) {
-        if (what != KILL) return synced(fd, refuse());
-        if (!after) die();
-        real(fd);
-        die();
-    }
-    return real(fd);
-}
+SYNCS(fdatasync)
+SYNCS(fsync)
 
 static int truncate_at(int fd, off_t length) {
     REAL(int, ftruncate64, int, off_t);

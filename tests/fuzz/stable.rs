@@ -16,10 +16,11 @@
 mod mutation;
 mod targets;
 
+use leveret_checker::ledger::{Entry, Fuzzed};
 use mutation::{Dictionary, Mutator};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -166,22 +167,14 @@ impl Options {
     /// A line for the ledger, if one is kept.
     fn note(&self, target: &Target, outcome: &Outcome) {
         let Some(path) = std::env::var_os("FUZZ_LEDGER") else { return };
-        let said = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).current_dir(FOLDER).output().ok();
-            output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+        let fuzzed = Fuzzed {
+            seed: Some(self.seed),
+            executions: outcome.executions,
+            seconds: outcome.time.as_secs(),
+            failures: u64::from(outcome.failed.is_some()),
+            ..Fuzzed::new(target.name)
         };
-        let line = serde_json::json!({
-            "date": said("date", &["-u", "+%Y-%m-%d"]),
-            "commit": said("git", &["rev-parse", "--short=12", "HEAD"]),
-            "fault": "fuzz",
-            "target": target.name,
-            "seed": self.seed,
-            "executions": outcome.executions,
-            "seconds": outcome.time.as_secs(),
-            "failures": u32::from(outcome.failed.is_some()),
-        });
-        let mut ledger = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
-        ledger.write_all(format!("{line}\n").as_bytes()).unwrap();
+        Entry::Fuzzed(fuzzed).append(path.as_ref()).unwrap();
     }
 }
 

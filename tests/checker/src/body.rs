@@ -6,7 +6,7 @@
 //!
 //! The octets are computed again when a body is checked, so that nothing of another message passes for them.
 
-use crate::Id;
+use crate::{Id, Random};
 
 /// The shortest body that can say anything, octets.
 pub const HEAD_BYTES: usize = 24;
@@ -18,9 +18,9 @@ pub fn body(id: Id, len: usize) -> Vec<u8> {
     body.extend_from_slice(&id.to_be_bytes());
     body.extend_from_slice(&(len as u64).to_be_bytes());
     body.extend_from_slice(&[0; 8]);
-    let mut random = id;
+    let mut random = Random::new(id);
     while body.len() < len {
-        body.extend_from_slice(&next(&mut random).to_be_bytes());
+        body.extend_from_slice(&random.bits().to_be_bytes());
     }
     body.truncate(len);
     let sum = checksum(&body);
@@ -32,15 +32,6 @@ pub fn body(id: Id, len: usize) -> Vec<u8> {
 pub fn check(found: &[u8]) -> Option<Id> {
     let id = u64::from_be_bytes(found.get(..8)?.try_into().ok()?);
     (found.len() >= HEAD_BYTES && found == body(id, found.len())).then_some(id)
-}
-
-/// SplitMix64.
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut mixed = *state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
 }
 
 /// FNV-1a over eight octets at a time; the place of the checksum itself is empty meanwhile.

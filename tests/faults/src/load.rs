@@ -2,9 +2,8 @@
 
 use crate::amqp::{Client, Incoming, Message, Properties};
 use crate::plan::{CHURN, Plan, Route, TRANSACTIONS};
-use crate::random::Random;
 use crate::recorder::Recorder;
-use leveret_checker::{Event, Id, Kind, Settlement, body};
+use leveret_checker::{Event, Id, Kind, Random, Settlement, body};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -267,7 +266,7 @@ pub fn answered(pending: &mut VecDeque<(u64, Id)>, tag: u64, multiple: bool, mut
 fn consume(mut shared: Shared, queue: &'static str) -> io::Result<()> {
     let mut client = shared.connect()?;
     let consumer = shared.recorder.number();
-    client.qos(u16::try_from(shared.random.between(1, 300)).unwrap_or(1))?;
+    client.qos(u16::try_from(shared.random.within(1..=300)).unwrap_or(1))?;
     client.consume(queue)?;
     let mut farewell = false;
     loop {
@@ -293,7 +292,7 @@ fn consume(mut shared: Shared, queue: &'static str) -> io::Result<()> {
         }
         settle(&mut shared, &mut client, queue, consumer, &came, farewell)?;
         if shared.random.chance(10) {
-            client.qos(u16::try_from(shared.random.between(1, 300)).unwrap_or(1))?;
+            client.qos(u16::try_from(shared.random.within(1..=300)).unwrap_or(1))?;
             shared.recorder.note(Event::Synced { consumer });
         }
     }
@@ -364,7 +363,7 @@ fn transact(mut shared: Shared) -> io::Result<()> {
         loop {
             let tx = u64::from(shared.recorder.number());
             let mut events = Vec::new();
-            for _ in 0..shared.random.between(0, 4) {
+            for _ in 0..shared.random.within(0..=4) {
                 client.get("tx-in");
                 client.flush()?;
                 let Some(Incoming::Message(message)) = client.next(FAREWELL)? else { continue };
@@ -376,7 +375,7 @@ fn transact(mut shared: Shared) -> io::Result<()> {
                     client.ack(tag, false);
                 }
             }
-            for _ in 0..shared.random.between(1, 5) {
+            for _ in 0..shared.random.within(1..=5) {
                 shared.publish_one(&mut client, publisher, &route, Some(tx), &mut events);
             }
             shared.recorder.notes(events);

@@ -9,7 +9,6 @@ mod fault;
 mod ledger;
 mod load;
 mod plan;
-mod random;
 mod recorder;
 mod shim;
 mod stage;
@@ -17,10 +16,9 @@ mod with_lapin;
 
 use broker::Make;
 use clap::{Args, Parser, Subcommand};
-use leveret_checker::{History, Promises, judge};
+use leveret_checker::{History, Promises, Random, judge};
 use load::Intensity;
 use plan::Style;
-use random::Random;
 use stage::{Orders, Stage};
 use std::io;
 use std::path::PathBuf;
@@ -117,9 +115,9 @@ struct Run {
     /// Adds a line about this run to a file
     #[arg(long)]
     ledger: Option<PathBuf>,
-    /// What that line names as tested
-    #[arg(long, default_value = "")]
-    commit: String,
+    /// What that line names as tested, if not what is checked out here
+    #[arg(long)]
+    commit: Option<String>,
     /// Flags of Leveret
     #[arg(last = true)]
     flags: Vec<String>,
@@ -142,13 +140,13 @@ impl Run {
             make,
             style: self.style,
             promises: promises(&self.class)?,
-            seed: self.seed.unwrap_or_else(Random::fresh_seed),
+            seed: self.seed.unwrap_or_else(fresh_seed),
             cycles: self.cycles,
             first: self.first,
             moment_ms_max: self.moment_ms_max,
             control: self.control,
             ledger: self.ledger.clone(),
-            commit: if self.commit.is_empty() { commit() } else { self.commit.clone() },
+            commit: self.commit.clone(),
             data: self.data.clone(),
             flags: self.flags.clone(),
             intensity: Intensity {
@@ -164,10 +162,12 @@ fn promises(class: &str) -> io::Result<Promises> {
     Promises::of(class).ok_or_else(|| io::Error::other(format!("there is no class {class:?}")))
 }
 
-/// What is checked out here.
-fn commit() -> String {
-    let output = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// A seed that nobody chose.
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let nanos = now.map_or(0, |now| u64::from(now.subsec_nanos()) ^ (now.as_secs() << 20));
+    // Short enough to be typed.
+    Random::new(nanos ^ u64::from(std::process::id())).bits() >> 32
 }
 
 fn main() -> ExitCode {

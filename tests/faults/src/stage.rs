@@ -3,12 +3,11 @@
 use crate::amqp::Client;
 use crate::broker::{Broker, End, Make};
 use crate::drain;
-use crate::ledger::Line;
 use crate::load::{Intensity, Load};
 use crate::plan::{Plan, Style};
-use crate::random::Random;
 use crate::recorder::Recorder;
-use leveret_checker::{Crash, Event, Promises, Verdict, judge};
+use leveret_checker::ledger::{Entry, Run};
+use leveret_checker::{Crash, Event, Promises, Random, Verdict, judge};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -31,7 +30,8 @@ pub struct Orders {
     /// Losses are expected, and their absence is a failure: for brokers that do not sync.
     pub control: bool,
     pub ledger: Option<PathBuf>,
-    pub commit: String,
+    /// What was tested, if not what is checked out here.
+    pub commit: Option<String>,
     /// Where the data folder is, if it can't be chosen.
     pub data: Option<PathBuf>,
     /// Flags of Leveret.
@@ -68,7 +68,7 @@ impl Stage {
         let mut plan = Plan::of(orders.style);
         // Whatever is declared is synced, and all else with it.
         plan.company &= !orders.control;
-        let first = random.next() >> 25 << 24;
+        let first = random.bits() >> 25 << 24;
         Ok(Self {
             orders: orders.clone(),
             broker,
@@ -208,19 +208,22 @@ impl Stage {
         for problem in &self.problems {
             eprintln!("{}: {problem}", self.fault);
         }
-        let mut line = Line::new(&self.verdict);
-        line.commit.clone_from(&self.orders.commit);
-        line.broker.clone_from(&self.orders.promises.class);
-        line.fault.clone_from(&self.fault);
-        line.seed = self.orders.seed;
-        line.cycles = self.cycles;
-        line.seconds = self.began.elapsed().as_secs();
-        line.more.clone_from(&self.more);
-        line.violations += self.problems.len() as u64;
-        let passed = line.violations == 0;
-        println!("{}", serde_json::to_string(&line).unwrap_or_default());
+        let mut run = Run::new(&self.verdict);
+        if let Some(commit) = &self.orders.commit {
+            run.commit.clone_from(commit);
+        }
+        run.broker.clone_from(&self.orders.promises.class);
+        run.fault.clone_from(&self.fault);
+        run.seed = self.orders.seed;
+        run.cycles = self.cycles;
+        run.seconds = self.began.elapsed().as_secs();
+        run.more.clone_from(&self.more);
+        run.violations += self.problems.len() as u64;
+        let passed = run.violations == 0;
+        let entry = Entry::Run(Box::new(run));
+        println!("{}", serde_json::to_string(&entry).unwrap_or_default());
         if let Some(ledger) = &self.orders.ledger
-            && let Err(error) = line.append(ledger)
+            && let Err(error) = entry.append(ledger)
         {
             eprintln!("{}: {error}", ledger.display());
             return false;
@@ -246,7 +249,7 @@ pub fn tail(text: &str) -> String {
 
 fn free_port(random: &mut Random) -> u16 {
     for _ in 0..100 {
-        let port = u16::try_from(random.between(20_000, 30_000)).unwrap_or(20_000);
+        let port = u16::try_from(random.within(20_000..=30_000)).unwrap_or(20_000);
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

@@ -2,11 +2,10 @@
 
 use crate::amqp::{Argument, Client, Incoming, Properties};
 use crate::broker::End;
-use crate::random::Random;
 use crate::recorder::now_us;
 use crate::shim::Shim;
 use crate::stage::{Stage, tail};
-use leveret_checker::{Crash, Event, Kind, Settlement, body};
+use leveret_checker::{Crash, Event, Kind, Random, Settlement, body};
 use std::io;
 use std::time::Duration;
 

@@ -36,10 +36,10 @@ fn cycles(stage: &mut Stage, disk: &Disk) -> io::Result<()> {
     while stage.cycles < stage.orders.cycles {
         stage.declare()?;
         let load = stage.load();
-        std::thread::sleep(Duration::from_millis(stage.random.between(100, 1000)));
+        std::thread::sleep(Duration::from_millis(stage.random.within(100..=1000)));
         // In one go, or nearly; sometimes there is room for a few writes.
-        disk.fill_but(stage.random.between(0, 3) << 20)?;
-        std::thread::sleep(Duration::from_millis(stage.random.between(200, 1500)));
+        disk.fill_but(stage.random.within(0..=3) << 20)?;
+        std::thread::sleep(Duration::from_millis(stage.random.within(200..=1500)));
         let ended = stage.broker.ended()?;
         match ended {
             Some(End::Code(IO)) => stage.count("ended by itself", 1),

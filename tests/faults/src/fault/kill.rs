@@ -12,10 +12,10 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
     stage.start()?;
     while stage.cycles < stage.orders.cycles {
         stage.declare()?;
-        let crashes = stage.random.between(1, CRASHES_MAX).min(stage.orders.cycles - stage.cycles);
+        let crashes = stage.random.within(1..=CRASHES_MAX).min(stage.orders.cycles - stage.cycles);
         for _ in 0..crashes {
             let load = stage.load();
-            let moment = stage.random.between(50, stage.orders.moment_ms_max);
+            let moment = stage.random.within(50..=stage.orders.moment_ms_max);
             std::thread::sleep(Duration::from_millis(moment));
             let at_us = stage.broker.kill()?;
             load.join();
@@ -33,7 +33,7 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
 }
 
 fn kill_while_it_recovers(stage: &mut Stage) -> io::Result<()> {
-    for _ in 0..stage.random.between(1, 4) {
+    for _ in 0..stage.random.within(1..=4) {
         stage.broker.launch()?;
         std::thread::sleep(Duration::from_micros(stage.random.below(80_000)));
         let at_us = stage.broker.kill()?;

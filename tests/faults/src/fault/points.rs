@@ -75,7 +75,7 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
             if point.stage == When::Paging {
                 stage.broker.flags.extend(LITTLE_MEMORY.iter().map(|flag| (*flag).to_owned()));
             }
-            let nth = stage.random.between(1, point.nth_max);
+            let nth = stage.random.within(1..=point.nth_max);
             let action = format!("{}:{nth}:kill", point.action);
             let folder = stage.broker.folder.clone();
             let armed = shim.variables(&folder, &action);
@@ -124,7 +124,7 @@ fn at_start(stage: &mut Stage, armed: Vec<(String, String)>) -> io::Result<()> {
     stage.start()?;
     stage.declare()?;
     let load = stage.load();
-    std::thread::sleep(Duration::from_millis(stage.random.between(50, 400)));
+    std::thread::sleep(Duration::from_millis(stage.random.within(50..=400)));
     let at_us = stage.broker.kill()?;
     load.join();
     stage.recorder.crash(Crash::Kill, at_us);

@@ -35,7 +35,7 @@ fn cycles(stage: &mut Stage, disk: &mut Disk) -> io::Result<()> {
     while stage.cycles < stage.orders.cycles {
         stage.declare()?;
         let load = stage.load();
-        let moment = stage.random.between(50, stage.orders.moment_ms_max);
+        let moment = stage.random.within(50..=stage.orders.moment_ms_max);
         std::thread::sleep(Duration::from_millis(moment));
         stage.broker.freeze()?;
         let at_us = now_us();
@@ -79,7 +79,7 @@ fn tear(stage: &mut Stage, log: &Path, whole: &[u8]) -> io::Result<()> {
     let Ok(mut kept) = std::fs::read(log) else { return Ok(()) };
     let (from, to) = (kept.len(), whole.len());
     if from < to && whole.starts_with(&kept) {
-        let more = stage.random.between(1, (to - from) as u64);
+        let more = stage.random.within(1..=(to - from) as u64);
         let mut end = from as u64 + more;
         if stage.random.chance(70) {
             end = end / SECTOR_BYTES * SECTOR_BYTES;
@@ -100,6 +100,6 @@ fn part_of_a_record(stage: &mut Stage, log: &[u8]) -> Option<Vec<u8>> {
     let length = usize::from(u16::from_le_bytes([*log.get(4)?, *log.get(5)?]));
     let room = BLOCK_BYTES - log.len() % BLOCK_BYTES;
     let most = (RECORD_HEAD_BYTES + length - 1).min(log.len());
-    let part = usize::try_from(stage.random.between(1, most as u64)).ok()?;
+    let part = usize::try_from(stage.random.within(1..=most as u64)).ok()?;
     (RECORD_HEAD_BYTES + length <= room).then(|| log[..part].to_vec())
 }

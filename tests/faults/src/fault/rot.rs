@@ -57,7 +57,7 @@ fn fill(stage: &mut Stage) -> io::Result<()> {
     stage.start()?;
     stage.declare()?;
     let load = stage.load();
-    std::thread::sleep(Duration::from_millis(stage.random.between(200, 800)));
+    std::thread::sleep(Duration::from_millis(stage.random.within(200..=800)));
     let clean = stage.random.chance(50);
     let at_us = now_us();
     if clean {

@@ -29,7 +29,7 @@ pub fn descriptors(stage: &mut Stage) -> io::Result<()> {
                 Err(_) => break,
             }
         }
-        std::thread::sleep(Duration::from_millis(stage.random.between(200, 1000)));
+        std::thread::sleep(Duration::from_millis(stage.random.within(200..=1000)));
         stage.count("sockets besides", others.len() as u64);
         drop(others);
         for error in load.finish() {
@@ -60,7 +60,7 @@ pub fn memory(stage: &mut Stage) -> io::Result<()> {
     while stage.cycles < stage.orders.cycles {
         stage.declare()?;
         let load = stage.load();
-        std::thread::sleep(Duration::from_millis(stage.random.between(1000, 3000)));
+        std::thread::sleep(Duration::from_millis(stage.random.within(1000..=3000)));
         if let Some(end) = stage.broker.ended()? {
             stage.problems.push(format!("with little memory the broker ended with {end:?}"));
         }

@@ -18,7 +18,7 @@ pub fn run(stage: &mut Stage) -> io::Result<()> {
     while stage.cycles < stage.orders.cycles {
         stage.declare()?;
         let load = stage.load();
-        std::thread::sleep(Duration::from_millis(stage.random.between(20, stage.orders.moment_ms_max)));
+        std::thread::sleep(Duration::from_millis(stage.random.within(20..=stage.orders.moment_ms_max)));
         let at_us = now_us();
         stage.foresee_stop();
         stage.broker.signal(Signal::TERM)?;

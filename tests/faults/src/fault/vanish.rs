@@ -50,7 +50,7 @@ fn in_a_publish(stage: &mut Stage) -> io::Result<()> {
     stage.recorder.note(event);
     let properties = Properties { persistent: true, ..Properties::default() };
     client.publish("", "plain-0", properties, &body::body(id, BODY_BYTES));
-    let octets = stage.random.between(1, client.unflushed() as u64 - 1);
+    let octets = stage.random.within(1..=client.unflushed() as u64 - 1);
     stage.count("vanished in a publish", 1);
     client.flush_part(usize::try_from(octets).unwrap_or(1))
 }
@@ -86,7 +86,7 @@ fn with_messages(stage: &mut Stage) -> io::Result<()> {
     let mut client = Client::connect(stage.broker.port)?;
     let consumer = stage.recorder.number();
     let queue = || "plain-1".to_owned();
-    client.qos(u16::try_from(stage.random.between(1, 100)).unwrap_or(1))?;
+    client.qos(u16::try_from(stage.random.within(1..=100)).unwrap_or(1))?;
     client.consume("plain-1")?;
     while let Some(incoming) = client.next(Duration::from_millis(20))? {
         if let Incoming::Message(message) = incoming {
