@@ -111,6 +111,35 @@ fn a_long_queue_comes_back_after_a_crash_too() {
     assert!(broker.resident_bytes_max() < 120 * MIB, "{} MiB", broker.resident_bytes_max() / MIB);
 }
 
+/// What is long is not read when the broker starts: neither time nor memory of a start grow with the backlog.
+#[test]
+fn a_start_reads_little_of_a_long_queue() {
+    let messages = scale("LEVERET_BACKLOG_MESSAGES", 300_000);
+    let mut broker = Broker::start();
+    let mut peer = Peer::open(&broker);
+    peer.declare(1, Declare::durable("long"));
+    peer.confirm_select(1);
+    let filling = vec![b'.'; 960];
+    for first in (0..messages).step_by(1_000) {
+        let mut out = Vec::new();
+        for number in first..first + 1_000 {
+            let body = [&body(number)[..], &filling].concat();
+            write_publish(&mut out, 1, "", "long", PERSISTENT, &body, 131_072);
+        }
+        peer.octets(&out);
+        peer.expect_confirms(first + 1, first + 1_000);
+    }
+    broker.kill();
+    let stored = broker.octets_stored();
+    assert!(stored > messages * 1_000, "{messages} messages in {stored} octets");
+    broker.restart();
+    let mut peer = Peer::open(&broker);
+    assert_eq!(u64::from(peer.declare(1, Declare::passive("long")).0), messages);
+    assert!(broker.octets_read() < 100 * MIB, "{} MiB of {}", broker.octets_read() / MIB, stored / MIB);
+    assert!(broker.resident_bytes_max() < 200 * MIB, "{} MiB", broker.resident_bytes_max() / MIB);
+    assert_eq!(number(&peer.get(1, "long", true).unwrap().body[..40]), 0);
+}
+
 #[test]
 fn many_long_queues_share_the_memory() {
     let broker = Broker::with(&["--queue-memory", "1MiB", "--messages-memory", "2MiB"]);

@@ -1,10 +1,13 @@
 //! Queues, exchanges and bindings that come and go, and the ways that lead through them.
 
-use super::support::peer::{Incoming, PERSISTENT, PLAIN, declare_queue, write_header, write_publish};
+use super::support::peer::{Incoming, PERSISTENT, PLAIN, bind_queue, declare_queue, write_header, write_publish};
 use super::support::{Broker, Declare, Peer, eventually, scale};
 use amq_protocol::protocol::{AMQPClass, basic, channel, connection, exchange, queue};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use leveret::amqp::method;
+use leveret_checker::body::body;
+
+const MIB: u64 = 1 << 20;
 
 fn exchange(name: &str, kind: &str, alternate: Option<&str>, auto_delete: bool) -> AMQPClass {
     let mut arguments = FieldTable::default();
@@ -322,23 +325,17 @@ fn a_message_reaches_a_queue_once_whatever_ways_lead_there() {
 /// Rooms for large messages are given back when these are gone.
 #[test]
 fn large_messages_that_are_gone_leave_no_octets_on_the_disk() {
-    const MIB: u64 = 1 << 20;
     const LARGE: usize = 6 << 20;
     let broker = Broker::start();
     let mut peer = Peer::open(&broker);
     peer.declare(1, Declare::durable("q"));
-    let on_disk = || {
-        let files = broker.folder().read_dir().unwrap().filter_map(Result::ok);
-        let sizes = files.filter(|entry| entry.file_name() != "ballast").filter_map(|entry| entry.metadata().ok());
-        sizes.map(|found| found.len()).sum::<u64>()
-    };
     peer.confirm_select(1);
     let messages = scale("LEVERET_LARGE_MESSAGES", 32);
     for number in 1..=messages {
         peer.publish(1, "q", PERSISTENT, &vec![number as u8; LARGE]);
         peer.expect_confirms(number, number);
     }
-    let full = on_disk();
+    let full = broker.octets_stored();
     assert!(full > messages * 6 * MIB, "{} MiB hold {messages} messages", full / MIB);
     for number in 1..=messages {
         assert!(peer.get(1, "q", true).unwrap().body == vec![number as u8; LARGE]);
@@ -350,6 +347,44 @@ fn large_messages_that_are_gone_leave_no_octets_on_the_disk() {
         peer.publish(1, "q", PERSISTENT, &[0; 100_000]);
         peer.expect_confirms(number, number);
         peer.get(1, "q", true).unwrap();
-        (on_disk() < 96 * MIB).then_some(())
+        (broker.octets_stored() < 96 * MIB).then_some(())
     });
+}
+
+/// Nor do bindings that come and go for ever.
+#[test]
+fn bindings_that_are_gone_leave_no_octets_on_the_disk() {
+    let mut broker = Broker::start();
+    let mut peer = Peer::open(&broker);
+    peer.declare(1, Declare::durable("q"));
+    peer.bind(1, "q", "amq.topic", "kept");
+    let rounds = scale("LEVERET_BINDING_CHANGES", 200_000) / 2_000;
+    let mut written = 0;
+    for round in 0..rounds {
+        // Which no compression makes small.
+        let key = |number| body(round * 1_000 + number, 100).iter().map(|octet| format!("{octet:02x}")).collect();
+        let keys = (0..1_000).map(key);
+        let (bound, unbound): (Vec<_>, Vec<_>) = keys
+            .map(|key: String| {
+                written += 2 * key.len() as u64;
+                (bind_queue("q", "amq.topic", &key, FieldTable::default()), unbind("q", "amq.topic", &key))
+            })
+            .unzip();
+        for methods in [bound, unbound] {
+            let mut out = Vec::new();
+            methods.iter().for_each(|class| method::write(&mut out, 1, class));
+            peer.octets(&out);
+            for _ in methods {
+                assert!(matches!(peer.next(), Incoming::Method(1, AMQPClass::Queue(_))));
+            }
+        }
+    }
+    assert!(written > 30 * MIB);
+    eventually("the room", || (broker.octets_stored() < 10 * MIB).then_some(()));
+    broker.kill();
+    broker.restart();
+    assert!(broker.octets_read() < 10 * MIB, "{} MiB", broker.octets_read() / MIB);
+    let mut peer = Peer::open(&broker);
+    publish(&mut peer, "amq.topic", "kept", b"m");
+    eventually("the message", || peer.get(1, "q", true).map(|_| ()));
 }

@@ -13,7 +13,7 @@ mod tokens;
 mod wire;
 
 use super::support::{Broker, Peer};
-use amq_protocol::protocol::{AMQPClass, exchange, queue};
+use amq_protocol::protocol::{AMQPClass, exchange};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use leveret::amqp::method;
 use tempfile::TempDir;
@@ -94,13 +94,7 @@ fn exchange_declared() -> AMQPClass {
 }
 
 fn bind_queue(queue: &str, exchange: &str, routing_key: &str) -> AMQPClass {
-    AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
-        queue: queue.into(),
-        exchange: exchange.into(),
-        routing_key: routing_key.into(),
-        nowait: false,
-        arguments: FieldTable::default(),
-    }))
+    super::support::peer::bind_queue(queue, exchange, routing_key, FieldTable::default())
 }
 
 fn assert_alive(broker: &mut Broker) {

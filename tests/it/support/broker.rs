@@ -284,6 +284,20 @@ impl Broker {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// Octets that the process ever read, from files and sockets.
+    pub fn octets_read(&self) -> u64 {
+        let counts = std::fs::read_to_string(format!("/proc/{}/io", self.process.id())).unwrap();
+        counts.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+    }
+
+    /// Octets of the files in the data folder but for the ballast.
+    pub fn octets_stored(&self) -> u64 {
+        let files = self.folder().read_dir().unwrap().flatten();
+        // Some go while they are looked at.
+        let found = files.filter(|file| file.file_name() != "ballast").filter_map(|file| file.metadata().ok());
+        found.map(|found| found.len()).sum()
+    }
+
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }

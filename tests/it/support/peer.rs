@@ -79,7 +79,11 @@ impl Peer {
 
     /// The same, wherever the broker listens.
     pub fn silent_at(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).unwrap();
+        Self::on(TcpStream::connect(address).unwrap())
+    }
+
+    /// The same over a socket that is connected.
+    pub fn on(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
@@ -350,16 +354,7 @@ impl Peer {
     }
 
     pub fn bind_with(&mut self, channel: u16, queue: &str, exchange: &str, routing_key: &str, arguments: FieldTable) {
-        self.method(
-            channel,
-            AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
-                queue: queue.into(),
-                exchange: exchange.into(),
-                routing_key: routing_key.into(),
-                nowait: false,
-                arguments,
-            })),
-        );
+        self.method(channel, bind_queue(queue, exchange, routing_key, arguments));
         self.expect(channel, &AMQPClass::Queue(queue::AMQPMethod::BindOk(queue::BindOk {})));
     }
 
@@ -691,6 +686,16 @@ fn consume(queue: &str, tag: &str, no_ack: bool, nowait: bool) -> basic::Consume
         nowait,
         arguments: FieldTable::default(),
     }
+}
+
+pub fn bind_queue(queue: &str, exchange: &str, routing_key: &str, arguments: FieldTable) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
+        queue: queue.into(),
+        exchange: exchange.into(),
+        routing_key: routing_key.into(),
+        nowait: false,
+        arguments,
+    }))
 }
 
 pub fn declare_queue(queue: Declare<'_>, arguments: FieldTable) -> AMQPClass {
