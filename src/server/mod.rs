@@ -238,7 +238,8 @@ fn open(broker: &Broker, protocol: Protocol, listener: &TcpListener, tls: Option
 /// Where AMQP is spoken, and how.
 fn entrances(config: &Config) -> Result<Vec<(SocketAddr, Entrance)>, Mistake> {
     let proxies = config.proxies.clone().map(Into::into);
-    let plain = Entrance { tls: None, proxies, timeout: config.handshake_timeout };
+    let write_timeout = config.write_timeout;
+    let plain = Entrance { tls: None, proxies, timeout: config.handshake_timeout, write_timeout };
     let mut entrances: Vec<_> = config.amqp_listeners.iter().map(|&address| (address, plain.clone())).collect();
     if !config.amqps_listeners.is_empty() {
         let entrance = Entrance { tls: Some(Acceptor::open(&config.tls)?), ..plain };
@@ -268,8 +269,8 @@ fn http_entrances(config: &Config) -> Result<Vec<HttpEntrance>, Mistake> {
     let open = |door, listener: Option<SocketAddr>, tls: Option<&Tls>, flag| -> Result<_, Mistake> {
         let Some(address) = listener else { return Ok(None) };
         let tls = tls.map(Acceptor::open).transpose()?;
-        // The PROXY protocol is for AMQP; proxies of HTTP speak HTTP.
-        let entrance = Entrance { tls, proxies: None, timeout: config.handshake_timeout };
+        // The PROXY protocol is for AMQP; proxies of HTTP speak HTTP. And `http::door` sees who takes nothing of an answer.
+        let entrance = Entrance { tls, proxies: None, timeout: config.handshake_timeout, write_timeout: None };
         Ok(Some(HttpEntrance { door, address, entrance, flag }))
     };
     let secure = |tls: &Option<(SocketAddr, Tls)>| tls.as_ref().map(|(address, _)| *address);

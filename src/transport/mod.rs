@@ -49,6 +49,8 @@ pub struct Entrance {
     pub proxies: Option<Arc<[Network]>>,
     /// How long a proxy may take to say so.
     pub timeout: Duration,
+    /// How long a client's system may take nothing of what is sent to it, before ours gives the connection up.
+    pub write_timeout: Option<Duration>,
 }
 
 /// Why a client is not let in.
@@ -97,6 +99,12 @@ impl Entrance {
         let accepted = Instant::now();
         // A packet is sent when there is something to send.
         let _ = stream.set_nodelay(true);
+        if let Some(timeout) = self.write_timeout {
+            // Whoever vanishes while it is not read can't be missed by its silence, and a few heartbeats always fit into the
+            // socket. A quarter later than those who write look: they know more to say about it.
+            let millis = u32::try_from((timeout * 5 / 4).as_millis()).unwrap_or(u32::MAX);
+            let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, millis);
+        }
         let local = stream.local_addr().unwrap_or(peer);
         let mut ends = [peer, local];
         if self.proxies.is_some() {

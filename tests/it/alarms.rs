@@ -1,7 +1,7 @@
 //! Memory or disk run short: publishers wait and are told so, everybody else goes on.
 
 use super::support::peer::{Incoming, PERSISTENT, write_publish};
-use super::support::{Api, Broker, Declare, Peer, SmallDisk, eventually};
+use super::support::{Api, Broker, Declare, Link, Peer, SmallDisk, eventually};
 use amq_protocol::protocol::{AMQPClass, connection};
 use amq_protocol::types::FieldTable;
 use std::time::{Duration, Instant};
@@ -137,6 +137,31 @@ fn a_client_that_hangs_up_while_it_is_not_read_is_noticed() {
     peer.vanish();
     eventually("the connection's end", || {
         let told = |line: &String| line.contains("client hung up while its messages had to wait");
+        broker.log().iter().any(told).then_some(())
+    });
+}
+
+/// (Neither its silence nor a good-bye tells of it: the system notices that nobody takes our heartbeats.)
+#[test]
+fn a_client_that_vanishes_while_it_is_not_read_is_noticed() {
+    let Some(link) = Link::lay() else { return };
+    let here = link.here().to_string();
+    let flags = ["--bind", &here, "--loopback-users", "none", "--write-timeout", "2s"];
+    let broker = Broker::with(&[&NO_MEMORY[..], &flags].concat());
+    let mut peer = Peer::on(link.connect(broker.listener_on(link.here().into())));
+    peer.log_in();
+    peer.tune_ok(1);
+    peer.open_vhost("/");
+    peer.expect_open_ok();
+    peer.open_channel(1);
+    publish_many(&mut peer, "q", MANY);
+    // It is blocked, and well.
+    for _ in 0..4 {
+        assert_eq!(peer.next(), Incoming::Heartbeat);
+    }
+    link.cut();
+    eventually("the connection's end", || {
+        let told = |line: &String| line.contains("closing AMQP connection");
         broker.log().iter().any(told).then_some(())
     });
 }

@@ -91,12 +91,12 @@ fn every_idea_has_its_row_and_the_sums_are_right() {
     assert_eq!(ideas.iter().map(|(id, _)| *id).collect::<Vec<_>>(), expected);
     assert_eq!(expected.len(), 149);
     let marked = |mark: &str| ideas.iter().filter(|(_, tests)| tests.contains(mark)).count();
-    let [nearly, not_here, open] = ["*nearly*", "*not here*", "*open*"].map(marked);
-    let tested = ideas.len() - nearly - not_here - open;
+    let not_here = marked("*not here*");
+    let tested = ideas.len() - not_here;
     for (id, tests) in &ideas {
         let names_one = spans(tests).any(|span| span.contains("::") || span.starts_with("tests/scripts/"));
-        assert!(names_one || tests.starts_with("*not here*") || tests.starts_with("*open*"), "{id}: {tests}");
+        assert!(names_one || tests.starts_with("*not here*"), "{id}: {tests}");
     }
-    let sums = format!("{tested} are tested, {nearly} nearly, {not_here} can't happen here, {open} are open.");
-    assert!(PAGE.contains(&sums), "the page should say: {sums}");
+    let sums = format!("{tested} are tested, {not_here} can't happen here.");
+    assert!(PAGE.split_whitespace().collect::<Vec<_>>().join(" ").contains(&sums), "the page should say: {sums}");
 }

@@ -218,7 +218,7 @@ async fn connect(broker: Arc<Broker>, door: &Arc<Door>) -> UnixStream {
     }
     let theirs = TcpStream::from_std(OwnedFd::from(theirs).into()).expect("a socket");
     let guest = door.admit(peer().ip(), true).expect("there is room");
-    let entrance = Entrance { tls: None, proxies: None, timeout: PATIENCE };
+    let entrance = Entrance { tls: None, proxies: None, timeout: PATIENCE, write_timeout: None };
     let client = entrance.enter(theirs, peer()).await.expect("nothing is asked of it");
     tokio::spawn(connection::serve(broker, client, guest));
     UnixStream::from_std(ours).expect("a socket")

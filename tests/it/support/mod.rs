@@ -4,6 +4,7 @@ mod broker;
 mod disk;
 mod group;
 pub mod http;
+mod link;
 mod load;
 pub mod metrics;
 pub mod peer;
@@ -13,6 +14,7 @@ pub use broker::Broker;
 pub use disk::SmallDisk;
 pub use group::Group;
 pub use http::Api;
+pub use link::Link;
 pub use load::Load;
 pub use peer::{Declare, Peer};
 
