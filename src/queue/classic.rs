@@ -580,14 +580,14 @@ impl Queue {
 
     /// Rejects deliveries for good; `failed`: that counts as a failed delivery.
     pub fn reject(&self, key: ConsumerKey, positions: Range<u64>, failed: bool, acts: &mut Acts) {
-        let _ = self
-            .apply(acts, (), |state, (), now_ms, effects| state.reject(Some(key), positions, failed, now_ms, effects));
+        let _ =
+            self.apply(acts, (), |state, (), now_ms, effects| state.reject(key, positions, failed, now_ms, effects));
     }
 
     /// Puts deliveries back where they were; `failed`: that counts as a failed delivery.
     pub fn requeue(&self, key: ConsumerKey, positions: Range<u64>, failed: bool, acts: &mut Acts) {
-        let _ = self
-            .apply(acts, (), |state, (), now_ms, effects| state.requeue(Some(key), positions, failed, now_ms, effects));
+        let _ =
+            self.apply(acts, (), |state, (), now_ms, effects| state.requeue(key, positions, failed, now_ms, effects));
     }
 
     pub fn get(&self, no_ack: bool, acts: &mut Acts) -> Fetched {
@@ -611,8 +611,7 @@ impl Queue {
     }
 
     pub fn put_back(&self, position: u64, acts: &mut Acts) {
-        let range = position..position + 1;
-        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.requeue(None, range, false, now_ms, effects));
+        let _ = self.apply(acts, (), |state, (), now_ms, effects| state.put_in(position, now_ms, effects));
     }
 
     pub fn taken_out(&self, position: u64, acts: &mut Acts) {

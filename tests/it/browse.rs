@@ -187,6 +187,20 @@ fn a_full_queue_takes_nothing_back_and_the_message_stays() {
     assert!(said["next"].is_string(), "{said}");
     assert_eq!(seen(&peek(&api, "dead", json!({}))), pairs(&[("dead", "ready")]));
     assert_eq!(peer.declare(1, Declare::durable("dead")), (1, 0));
+    // Nobody was delivered it, which quorum queues count.
+    let mut quorum = FieldTable::default();
+    quorum.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    peer.declare_with(1, Declare::durable("counting"), quorum);
+    for body in [b"one", b"two"] {
+        peer.publish(1, "counting", PERSISTENT, body);
+    }
+    let said = api.post("/api/queues/%2F/counting/redrive", json!({"to": "q"})).json();
+    assert_eq!(said["moved"], 0);
+    for body in [b"one", b"two"] {
+        let content = peer.get(1, "counting", true).unwrap();
+        assert_eq!((&content.body[..], content.redelivered), (&body[..], false));
+        assert!(!String::from_utf8_lossy(&content.properties).contains("x-"));
+    }
 }
 
 #[test]

@@ -321,13 +321,13 @@ impl Script {
                 self.state.activate(key, now_ms, &mut effects);
             }
             "ack" | "reject" | "requeue" => {
-                let key = self.consumers.get(arguments[0]).copied().or(Some(ConsumerKey::NONE));
+                let key = self.consumers.get(arguments[0]).copied().unwrap_or(ConsumerKey::NONE);
                 let failed = words.flag("failed");
                 for name in &words.names(&["failed"])[1..] {
                     let position = self.held.remove(&(arguments[0].into(), (*name).into())).expect("held");
                     let range = position..position + 1;
                     match *verb {
-                        "ack" => self.state.settle(key, range, now_ms, &mut effects),
+                        "ack" => self.state.settle(Some(key), range, now_ms, &mut effects),
                         "reject" => self.state.reject(key, range, failed, now_ms, &mut effects),
                         _ => self.state.requeue(key, range, failed, now_ms, &mut effects),
                     }

@@ -572,7 +572,19 @@ impl<T> State<T> {
             log.withdraw(range);
         }
         self.unacked += 1;
+        // What stood behind it may have waited to be at the head.
+        self.drop_spoiled();
         true
+    }
+
+    /// Puts back what was taken out, as if it had stayed: it counts as no delivery, and is among the others again.
+    pub fn put_in(&mut self, position: u64, now_ms: u64, effects: &mut Effects<T>) {
+        let range = position..position + 1;
+        self.release(None, &range);
+        self.expire(now_ms);
+        self.make_ready(range, false);
+        self.drop_head();
+        self.dispatch(effects);
     }
 
     /// Messages are no longer among the ready ones' octets.
@@ -614,7 +626,7 @@ impl<T> State<T> {
         self.waiting.push(ticket);
     }
 
-    /// Settles deliveries: they are done.
+    /// Settles deliveries, or what was taken out and has no key: they are done.
     pub fn settle(&mut self, key: Option<ConsumerKey>, range: Range<u64>, now_ms: u64, effects: &mut Effects<T>) {
         self.release(key, &range);
         if self.rules.quorum && key.is_some() {
@@ -641,15 +653,8 @@ impl<T> State<T> {
     }
 
     /// Rejects deliveries for good: they are dead. `failed`: that counts as a failed delivery.
-    pub fn reject(
-        &mut self,
-        key: Option<ConsumerKey>,
-        range: Range<u64>,
-        failed: bool,
-        now_ms: u64,
-        effects: &mut Effects<T>,
-    ) {
-        self.release(key, &range);
+    pub fn reject(&mut self, key: ConsumerKey, range: Range<u64>, failed: bool, now_ms: u64, effects: &mut Effects<T>) {
+        self.release(Some(key), &range);
         if failed && self.rules.dead_letters {
             self.tallies.returned(range.clone(), true);
         }
@@ -662,13 +667,13 @@ impl<T> State<T> {
     /// of all others. `failed`: that counts as a failed delivery.
     pub fn requeue(
         &mut self,
-        key: Option<ConsumerKey>,
+        key: ConsumerKey,
         range: Range<u64>,
         failed: bool,
         now_ms: u64,
         effects: &mut Effects<T>,
     ) {
-        self.release(key, &range);
+        self.release(Some(key), &range);
         self.expire(now_ms);
         // A classic queue counts only what its dead letters take with them.
         if self.rules.quorum || failed && self.rules.dead_letters {
@@ -709,14 +714,18 @@ impl<T> State<T> {
         back
     }
 
-    /// Makes messages ready that were out, unless their time has passed meanwhile.
+    /// Makes messages ready that were out, unless their time has passed meanwhile; in a quorum queue before all others.
     fn put_back(&mut self, range: Range<u64>) {
+        self.make_ready(range, self.rules.quorum);
+    }
+
+    fn make_ready(&mut self, range: Range<u64>, returned: bool) {
         let lost = self.log(range.start).map_or(Vec::new(), |log| log.lost(range.clone()));
         if !lost.is_empty() {
             // The disk lost them while they were out: they can't go out again.
             let lost: Ranges = lost.into_iter().collect();
             lost.iter().for_each(|part| self.settle_positions(part));
-            return lost.difference(range).into_iter().for_each(|part| self.put_back(part));
+            return lost.difference(range).into_iter().for_each(|part| self.make_ready(part, returned));
         }
         let Some(log) = self.levels.iter_mut().find(|log| log.level() == log::level(range.start)) else { return };
         let late: Ranges = log.take_overdue(range.clone()).into_iter().collect();
@@ -726,7 +735,7 @@ impl<T> State<T> {
             if self.shared.count_bodies {
                 self.ready_bytes += log.body_bytes(part.clone());
             }
-            match self.rules.quorum {
+            match returned {
                 true => self.returns.push(part),
                 false => log.put_back(part),
             }

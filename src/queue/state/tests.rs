@@ -95,7 +95,7 @@ enum How {
 }
 
 /// Rules that may change while a queue works.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Changes {
     memory_bytes: usize,
     message_ttl_ms: Option<u64>,
@@ -301,7 +301,7 @@ impl Harness {
             Step::SettleAll(how) => {
                 for (position, consumer) in self.model.held() {
                     // What was delivered meanwhile may be held anew.
-                    if self.model.messages[&position].fate == Fate::Held(consumer) {
+                    if [Fate::Held(consumer), Fate::TakenOut].contains(&self.model.messages[&position].fate) {
                         self.settle(consumer, position..position + 1, how);
                     }
                 }
@@ -333,8 +333,7 @@ impl Harness {
                 assert_eq!(self.state.purge(), self.model.ready());
                 self.model.purge();
             }
-            // In quorum queues it would count as a failed delivery, and the model would have to tell why.
-            Step::TakeOut(at) if !self.model.rules.quorum => self.take_out(at),
+            Step::TakeOut(at) => self.take_out(at),
             Step::Wait { ms, tick } => {
                 self.model.now_ms += ms;
                 if tick {
@@ -438,29 +437,27 @@ impl Harness {
     fn settle(&mut self, consumer: ConsumerKey, positions: Range<u64>, how: How) {
         let now_ms = self.model.now_ms;
         let mut effects = Effects::default();
-        // Of what nobody known holds, half is settled as redriving does, half as a client that got it.
-        let key = Some(consumer).filter(|key| *key != ConsumerKey::NONE || positions.start.is_multiple_of(2));
-        let is_taken_out =
-            |position| self.model.messages.get(&position).is_some_and(|known| known.perhaps_out && !known.out);
-        let how = match how {
+        let is_taken_out = |position| self.model.messages[&position].fate == Fate::TakenOut;
+        if positions.clone().any(is_taken_out) {
+            if positions.end - positions.start > 1 {
+                return positions.for_each(|position| self.settle(consumer, position..position + 1, how));
+            }
             // Redriving moves what it took out, or puts it back.
-            How::Reject { .. } if positions.clone().any(is_taken_out) => How::Ack,
-            How::Requeue { .. } if positions.clone().any(is_taken_out) => How::Requeue { failed: false },
-            how => how,
-        };
+            return self.end_redrive(positions.start, matches!(how, How::Requeue { .. }));
+        }
         match how {
             How::Ack => {
-                self.state.settle(key, positions.clone(), now_ms, &mut effects);
+                self.state.settle(Some(consumer), positions.clone(), now_ms, &mut effects);
                 positions.for_each(|position| self.model.settle(position));
                 self.model.expire();
             }
             How::Reject { failed } => {
-                self.state.reject(key, positions.clone(), failed, now_ms, &mut effects);
+                self.state.reject(consumer, positions.clone(), failed, now_ms, &mut effects);
                 self.model.reject(positions, failed);
                 self.model.expire();
             }
             How::Requeue { failed } => {
-                self.state.requeue(key, positions.clone(), failed, now_ms, &mut effects);
+                self.state.requeue(consumer, positions.clone(), failed, now_ms, &mut effects);
                 self.model.expire();
                 self.model.requeue(positions, failed);
                 self.model.limit();
@@ -965,7 +962,7 @@ fn neighbours_that_died_for_different_reasons_are_settled_together() {
     let new = New { priority: None, ttl_ms: Some(1), bytes: 0 };
     state.publish(&run(0, &[new.clone(), new], false), None, 0, START_MS, &mut effects);
     assert!(matches!(state.get(false, START_MS, &mut effects), Got::Message { .. }));
-    state.reject(None, 0..1, false, START_MS, &mut effects);
+    state.reject(ConsumerKey::NONE, 0..1, false, START_MS, &mut effects);
     state.tick(START_MS + 1, &mut effects);
     assert_eq!(state.take_dead(&mut effects).len(), 2);
     state.buried(0..2);
@@ -1008,7 +1005,7 @@ fn what_the_disk_lost_while_it_was_out_does_not_come_back() {
         harness.step(Step::Get { no_ack: false });
         harness.step(Step::Load);
         let mut effects = Effects::default();
-        harness.state.requeue(None, 0..1, false, START_MS, &mut effects);
+        harness.state.requeue(ConsumerKey::NONE, 0..1, false, START_MS, &mut effects);
         assert!(matches!(harness.state.get(true, START_MS, &mut effects), Got::Wait));
         let load = effects.load.take().unwrap();
         assert_eq!(
@@ -1016,7 +1013,7 @@ fn what_the_disk_lost_while_it_was_out_does_not_come_back() {
             2,
             "both are lost, the one that is out as well"
         );
-        harness.state.requeue(None, 1..2, false, START_MS, &mut effects);
+        harness.state.requeue(ConsumerKey::NONE, 1..2, false, START_MS, &mut effects);
         assert_eq!((harness.state.ready(), harness.state.unacked()), (2, 0));
         assert!(matches!(harness.state.get(true, START_MS, &mut effects), Got::Message { .. }));
     }
@@ -1066,6 +1063,22 @@ fn what_is_put_back_behind_a_delivery_is_flagged_after_a_crash() {
         Step::Settle { at: 0, count: 1, how: How::Requeue { failed: false } },
         Step::Get { no_ack: false },
         Step::Crash { synced: false },
+    ] {
+        harness.step(step);
+    }
+    harness.drain();
+}
+
+/// What has expired and only waits to be at the head is there once that is taken out, and dies before what expires later.
+#[test]
+fn what_has_expired_behind_what_is_taken_out_dies_before_others() {
+    let mut harness = Harness::new(Rules { memory_bytes: usize::MAX, ..Rules::default() });
+    let late = |ttl_ms| New { priority: None, ttl_ms: Some(ttl_ms), bytes: 0 };
+    for step in [
+        Step::Publish { messages: vec![late(5), late(0), late(5), late(0)], persistent: false, failed: 0 },
+        Step::TakeOut(0),
+        Step::Wait { ms: 5, tick: false },
+        Step::Change(Changes { memory_bytes: usize::MAX, dead_letters: true, ..Changes::default() }),
     ] {
         harness.step(step);
     }

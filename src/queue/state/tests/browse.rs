@@ -5,7 +5,7 @@ use crate::queue::log::Held;
 use crate::queue::state::browse::Condition;
 
 impl Harness {
-    /// Any message is taken out, if it is ready; it is then held by nobody that is known, as after a get.
+    /// Any message is taken out, if it is ready.
     pub(super) fn take_out(&mut self, at: usize) {
         let positions: Vec<u64> = self.model.messages.keys().copied().collect();
         let Some(&position) = positions.get(at % positions.len().max(1)) else { return };
@@ -15,6 +15,24 @@ impl Harness {
         if is_ready {
             self.model.take_out(position);
         }
+    }
+
+    /// What was taken out has moved, or is put back.
+    pub(super) fn end_redrive(&mut self, position: u64, refused: bool) {
+        let now_ms = self.model.now_ms;
+        let mut effects = Effects::default();
+        if refused {
+            self.state.put_in(position, now_ms, &mut effects);
+            self.model.expire();
+            self.model.put_in(position);
+            self.model.limit();
+        } else {
+            self.state.settle(None, position..position + 1, now_ms, &mut effects);
+            self.model.settle(position);
+            self.model.expire();
+        }
+        let outs = self.effects(effects);
+        self.deliver_all(outs);
     }
 
     /// What is shown is everything that is not settled, where it is and in its order; and from any place on, the rest of it.
@@ -33,7 +51,7 @@ impl Harness {
             let known = &model.messages[&seen.position];
             let condition = match known.fate {
                 Fate::Ready | Fate::Returned => Condition::Ready,
-                Fate::Held(_) => Condition::Unacked,
+                Fate::Held(_) | Fate::TakenOut => Condition::Unacked,
                 Fate::Resting(_) => Condition::Delayed,
                 Fate::Dying(_) => Condition::Dying,
                 Fate::Settled => unreachable!("it is there"),

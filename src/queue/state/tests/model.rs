@@ -9,6 +9,8 @@ pub enum Fate {
     /// Ready, before all others.
     Returned,
     Held(ConsumerKey),
+    /// Held by nobody, as redriving does.
+    TakenOut,
     /// Comes back at a time.
     Resting(u64),
     Dying(Reason),
@@ -121,6 +123,7 @@ impl Model {
     pub fn held(&self) -> Vec<(u64, ConsumerKey)> {
         let held = self.messages.iter().filter_map(|(position, known)| match known.fate {
             Fate::Held(consumer) => Some((*position, consumer)),
+            Fate::TakenOut => Some((*position, ConsumerKey::NONE)),
             _ => None,
         });
         held.collect()
@@ -282,7 +285,14 @@ impl Model {
     pub fn take_out(&mut self, position: u64) {
         self.returned.retain(|other| *other != position);
         let known = self.get(position);
-        (known.fate, known.perhaps_out) = (Fate::Held(ConsumerKey::NONE), true);
+        (known.fate, known.perhaps_out) = (Fate::TakenOut, true);
+        self.drop_late();
+    }
+
+    /// It is there again as it was, but for its place among those that came back.
+    pub fn put_in(&mut self, position: u64) {
+        self.make_ready(position);
+        self.drop_late();
     }
 
     fn count(&mut self, position: u64, failed: bool) {
@@ -329,12 +339,17 @@ impl Model {
     }
 
     fn put_back(&mut self, position: u64) {
+        self.make_ready(position);
+        if self.rules.quorum && self.messages[&position].fate == Fate::Ready {
+            self.get(position).fate = Fate::Returned;
+            self.returned.push_back(position);
+        }
+    }
+
+    fn make_ready(&mut self, position: u64) {
         let late = self.messages[&position].late;
         if late && (self.rules.quorum || !self.at_head()) {
             self.die(position, Reason::Expired);
-        } else if self.rules.quorum {
-            self.get(position).fate = Fate::Returned;
-            self.returned.push_back(position);
         } else {
             self.get(position).fate = Fate::Ready;
         }
