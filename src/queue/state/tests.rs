@@ -395,17 +395,25 @@ impl Harness {
         self.model.expire();
         let before = self.model.dying.len();
         let mut expected: Vec<u64> = Vec::new();
-        for (number, new) in (first..).zip(messages) {
+        let mut together: Vec<u64> = Vec::new();
+        for (at, (number, new)) in (first..).zip(messages).enumerate() {
             if !self.model.accepts(new) {
                 expected.push(number);
                 continue;
             }
             let position = self.model.append(number, new, persistent, failed);
             self.tickets.entry(ticket).or_default().push(position);
+            together.push(position);
+            // Those of one level that follow each other come at once, unless each is asked about.
+            let level = |new: &New| self.model.rules.priorities.level(new.priority);
+            let follows = messages.get(at + 1).is_some_and(|next| level(next) == level(new));
+            if follows && !self.model.rules.rejects() {
+                continue;
+            }
             while outs.front().is_some_and(|out| self.model.head() == Some(out.position)) {
                 outs.pop_front().into_iter().for_each(|out| self.deliver(out));
             }
-            if failed > 0 {
+            for position in together.drain(..).filter(|_| failed > 0) {
                 self.model.note_failures(position, failed);
             }
             if self.model.rules.rejects() {
