@@ -263,6 +263,7 @@ fn what_a_transaction_acknowledged_is_back_when_its_commit_fails() {
     other.declare(1, Declare::transient("q"));
     other.declare(1, Declare::transient("gone"));
     [b"a", b"b"].iter().for_each(|body| other.publish(1, "q", PLAIN, *body));
+    assert_eq!(other.declare(1, Declare::passive("q")), (2, 0));
     let mut peer = Peer::open(&broker);
     peer.tx_select(1);
     let got = [peer.get(1, "q", false).unwrap(), peer.get(1, "q", false).unwrap()];
