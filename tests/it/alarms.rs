@@ -148,12 +148,7 @@ fn a_client_that_vanishes_while_it_is_not_read_is_noticed() {
     let here = link.here().to_string();
     let flags = ["--bind", &here, "--loopback-users", "none", "--write-timeout", "2s"];
     let broker = Broker::with(&[&NO_MEMORY[..], &flags].concat());
-    let mut peer = Peer::on(link.connect(broker.listener_on(link.here().into())));
-    peer.log_in();
-    peer.tune_ok(1);
-    peer.open_vhost("/");
-    peer.expect_open_ok();
-    peer.open_channel(1);
+    let mut peer = Peer::on(link.connect(broker.listener_on(link.here().into()))).opened_with_heartbeats(1);
     publish_many(&mut peer, "q", MANY);
     // It is blocked, and well.
     for _ in 0..4 {
@@ -169,12 +164,7 @@ fn a_client_that_vanishes_while_it_is_not_read_is_noticed() {
 #[test]
 fn a_blocked_client_gets_heartbeats_and_is_not_missed_for_its_own() {
     let broker = Broker::with(&NO_MEMORY);
-    let mut peer = Peer::silent(&broker);
-    peer.log_in();
-    peer.tune_ok(1);
-    peer.open_vhost("/");
-    peer.expect_open_ok();
-    peer.open_channel(1);
+    let mut peer = Peer::silent(&broker).opened_with_heartbeats(1);
     publish_many(&mut peer, "q", MANY);
     // It says nothing for much longer than the two seconds that a client may be silent.
     let end = Instant::now() + Duration::from_secs(5);

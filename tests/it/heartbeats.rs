@@ -8,13 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A connection with channel 1 open, on which heartbeats are agreed on for each second.
 fn open(broker: &Broker) -> Peer {
-    let mut peer = Peer::silent(broker);
-    peer.log_in();
-    peer.tune_ok(1);
-    peer.open_vhost("/");
-    peer.expect_open_ok();
-    peer.open_channel(1);
-    peer
+    Peer::silent(broker).opened_with_heartbeats(1)
 }
 
 #[test]
@@ -95,12 +89,7 @@ fn clients_that_do_nothing_cost_no_processor_time() {
     let broker = Broker::with(&flags);
     let clients: Vec<Peer> = (0..scale("LEVERET_IDLE_CLIENTS", 1000))
         .map(|number| {
-            let mut peer = Peer::silent(&broker);
-            peer.log_in();
-            peer.tune_ok(60);
-            peer.open_vhost("/");
-            peer.expect_open_ok();
-            peer.open_channel(1);
+            let mut peer = Peer::silent(&broker).opened_with_heartbeats(60);
             if number % 2 == 0 {
                 peer.declare(1, Declare::transient(&format!("q{}", number % 10)));
                 peer.consume(1, &format!("q{}", number % 10), "c", false);

@@ -139,6 +139,16 @@ impl Peer {
         self
     }
 
+    /// The same with heartbeats of so many seconds.
+    pub fn opened_with_heartbeats(mut self, seconds: u16) -> Self {
+        self.log_in();
+        self.tune_ok(seconds);
+        self.open_vhost("/");
+        self.expect_open_ok();
+        self.open_channel(1);
+        self
+    }
+
     /// A connection with channel 1 open, of a client with these capabilities.
     pub fn open_capable(broker: &Broker, capabilities: &[&str]) -> Self {
         let mut can = FieldTable::default();
