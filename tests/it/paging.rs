@@ -2,9 +2,13 @@
 
 use super::support::peer::{PERSISTENT, PLAIN, write_publish};
 use super::support::{Broker, Declare, Peer, scale};
+use std::ops::Range;
 
 const MIB: u64 = 1 << 20;
 const BULK: u64 = 5_000;
+/// Octets of a message.
+const SHORT: usize = 40;
+const LONG: usize = 1_000;
 
 /// A broker with little memory, and a queue with `messages` numbered messages in it.
 fn filled(properties: &[u8], messages: u64) -> Broker {
@@ -12,30 +16,34 @@ fn filled(properties: &[u8], messages: u64) -> Broker {
     let mut peer = Peer::open(&broker);
     peer.declare(1, Declare::durable("long"));
     peer.confirm_select(1);
-    let mut first = 0;
-    while first < messages {
-        let mut out = Vec::new();
-        let end = (first + BULK).min(messages);
-        for number in first..end {
-            write_publish(&mut out, 1, "", "long", properties, &body(number), 131_072);
-        }
-        peer.octets(&out);
-        peer.expect_confirms(first + 1, end);
-        first = end;
-    }
+    fill(&mut peer, "long", properties, 0..messages, SHORT);
     assert_eq!(u64::from(peer.declare(1, Declare::passive("long")).0), messages);
     broker
 }
 
-fn body(number: u64) -> Vec<u8> {
-    let mut body = vec![b'.'; 40];
+/// Publishes numbered messages of so many octets, each of which has its number in confirms, less one.
+fn fill(peer: &mut Peer, queue: &str, properties: &[u8], numbers: Range<u64>, octets: usize) {
+    for first in numbers.clone().step_by(BULK as usize) {
+        let mut out = Vec::new();
+        let end = (first + BULK).min(numbers.end);
+        for number in first..end {
+            write_publish(&mut out, 1, "", queue, properties, &body(number, octets), 131_072);
+        }
+        peer.octets(&out);
+        peer.expect_confirms(first + 1, end);
+    }
+}
+
+fn body(number: u64, octets: usize) -> Vec<u8> {
+    let mut body = vec![b'.'; octets];
     body[..8].copy_from_slice(&number.to_be_bytes());
     body
 }
 
 fn number(body: &[u8]) -> u64 {
-    assert_eq!(body.len(), 40);
-    u64::from_be_bytes(body[..8].try_into().unwrap())
+    let (number, rest) = body.split_first_chunk().unwrap();
+    assert!(rest.iter().all(|octet| *octet == b'.'));
+    u64::from_be_bytes(*number)
 }
 
 fn comes_back_in_order(properties: &[u8]) {
@@ -119,25 +127,16 @@ fn a_start_reads_little_of_a_long_queue() {
     let mut peer = Peer::open(&broker);
     peer.declare(1, Declare::durable("long"));
     peer.confirm_select(1);
-    let filling = vec![b'.'; 960];
-    for first in (0..messages).step_by(1_000) {
-        let mut out = Vec::new();
-        for number in first..first + 1_000 {
-            let body = [&body(number)[..], &filling].concat();
-            write_publish(&mut out, 1, "", "long", PERSISTENT, &body, 131_072);
-        }
-        peer.octets(&out);
-        peer.expect_confirms(first + 1, first + 1_000);
-    }
+    fill(&mut peer, "long", PERSISTENT, 0..messages, LONG);
     broker.kill();
     let stored = broker.octets_stored();
-    assert!(stored > messages * 1_000, "{messages} messages in {stored} octets");
+    assert!(stored > messages * LONG as u64, "{messages} messages in {stored} octets");
     broker.restart();
     let mut peer = Peer::open(&broker);
     assert_eq!(u64::from(peer.declare(1, Declare::passive("long")).0), messages);
     assert!(broker.octets_read() < 100 * MIB, "{} MiB of {}", broker.octets_read() / MIB, stored / MIB);
     assert!(broker.resident_bytes_max() < 200 * MIB, "{} MiB", broker.resident_bytes_max() / MIB);
-    assert_eq!(number(&peer.get(1, "long", true).unwrap().body[..40]), 0);
+    assert_eq!(number(&peer.get(1, "long", true).unwrap().body), 0);
 }
 
 #[test]
@@ -148,25 +147,20 @@ fn many_long_queues_share_the_memory() {
     let names: Vec<String> = (0..20).map(|number| format!("q{number}")).collect();
     for (at, name) in names.iter().enumerate() {
         peer.declare(1, Declare::durable(name));
-        let mut out = Vec::new();
-        for number in 0..BULK {
-            write_publish(&mut out, 1, "", name, PLAIN, &[&body(number)[..], &[0; 472]].concat(), 131_072);
-        }
-        peer.octets(&out);
         let first = at as u64 * BULK;
-        peer.expect_confirms(first + 1, first + BULK);
+        fill(&mut peer, name, PLAIN, first..first + BULK, 512);
     }
     assert!(broker.resident_bytes_max() < 120 * MIB, "{} MiB", broker.resident_bytes_max() / MIB);
     for (at, name) in names.iter().enumerate() {
         let channel = u16::try_from(at).unwrap() + 2;
         peer.open_channel(channel);
         peer.consume(channel, name, "c", true);
-        for expected in 0..BULK {
-            assert_eq!(number(&peer.expect_delivery().body[..40]), expected, "{name}");
+        for expected in at as u64 * BULK..(at as u64 + 1) * BULK {
+            assert_eq!(number(&peer.expect_delivery().body), expected, "{name}");
         }
     }
 }
-// For tests/it/paging.rs (bug 2).
+
 #[test]
 fn what_is_requeued_returns_to_its_place_though_others_lie_on_disk() {
     let messages = 50_000;
