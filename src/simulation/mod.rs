@@ -23,7 +23,7 @@ mod world;
 
 use crate::store::simulated::Fault;
 use bugs::Bug;
-use leveret_checker::ledger::{Entry, Run};
+use leveret_checker::ledger::{Run, append};
 use leveret_checker::{Crash, History, Promises, Random, Verdict, judge};
 use life::{End, From, live};
 use std::ops::Range;
@@ -133,7 +133,7 @@ fn note(seeds: &Range<u64>, total: &Verdict, seconds: u64) {
         seconds,
         ..Run::new(total)
     };
-    Entry::Run(Box::new(run)).append(path.as_ref()).unwrap();
+    append(&run, path.as_ref()).unwrap();
 }
 
 #[test]

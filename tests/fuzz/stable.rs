@@ -16,7 +16,7 @@
 mod mutation;
 mod targets;
 
-use leveret_checker::ledger::{Entry, Fuzzed};
+use leveret_checker::ledger::{Fuzzed, append};
 use mutation::{Dictionary, Mutator};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
@@ -174,7 +174,7 @@ impl Options {
             failures: u64::from(outcome.failed.is_some()),
             ..Fuzzed::new(target.name)
         };
-        Entry::Fuzzed(fuzzed).append(path.as_ref()).unwrap();
+        append(&fuzzed, path.as_ref()).unwrap();
     }
 }
 

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 
-/// A line.
-#[derive(Debug, Serialize, Deserialize)]
+/// A line, as it is read.
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Entry {
     Run(Box<Run>),
@@ -82,18 +82,16 @@ impl Fuzzed {
     }
 }
 
-impl Entry {
-    /// Adds itself to a file, which is made if it is not there.
-    pub fn append(&self, file: &Path) -> io::Result<()> {
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut file = std::fs::File::options().create(true).append(true).open(file)?;
-        let mut line = serde_json::to_string(self)?;
-        line.push('\n');
-        // In one write: several may share the file.
-        file.write_all(line.as_bytes())
+/// Adds a line to a file, which is made if it is not there.
+pub fn append(line: &impl Serialize, file: &Path) -> io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
     }
+    let mut file = std::fs::File::options().create(true).append(true).open(file)?;
+    let mut line = serde_json::to_string(line)?;
+    line.push('\n');
+    // In one write: several may share the file.
+    file.write_all(line.as_bytes())
 }
 
 /// Today, as 2026-01-31.

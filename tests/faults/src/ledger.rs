@@ -79,6 +79,7 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use leveret_checker::ledger::append;
     use leveret_checker::{Counts, Verdict};
     use std::path::Path;
 
@@ -90,7 +91,7 @@ mod tests {
             let counts = Counts { confirmed, ..Counts::default() };
             let verdict = Verdict { counts, ..Verdict::default() };
             let run = Run { fault: fault.into(), broker: "b".into(), cycles, ..Run::new(&verdict) };
-            Entry::Run(Box::new(run)).append(&file).unwrap();
+            append(&run, &file).unwrap();
         }
         let table = table(&[file]).unwrap();
         let rows: Vec<&str> = table.lines().skip(2).collect();
@@ -104,7 +105,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ledger.jsonl");
         for executions in [999, 1] {
-            Entry::Fuzzed(Fuzzed { executions, ..Fuzzed::new("frame") }).append(&file).unwrap();
+            append(&Fuzzed { executions, ..Fuzzed::new("frame") }, &file).unwrap();
         }
         let shown = table(&[file]).unwrap();
         assert_eq!(shown.trim(), "| fuzzed | executions | failures |\n|---|---:|---:|\n| frame | 1,000 | 0 |");

@@ -6,7 +6,7 @@ use crate::drain;
 use crate::load::{Intensity, Load};
 use crate::plan::{Plan, Style};
 use crate::recorder::Recorder;
-use leveret_checker::ledger::{Entry, Run};
+use leveret_checker::ledger::{Run, append};
 use leveret_checker::{Crash, Event, Promises, Random, Verdict, judge};
 use std::collections::BTreeMap;
 use std::io;
@@ -220,10 +220,9 @@ impl Stage {
         run.more.clone_from(&self.more);
         run.violations += self.problems.len() as u64;
         let passed = run.violations == 0;
-        let entry = Entry::Run(Box::new(run));
-        println!("{}", serde_json::to_string(&entry).unwrap_or_default());
+        println!("{}", serde_json::to_string(&run).unwrap_or_default());
         if let Some(ledger) = &self.orders.ledger
-            && let Err(error) = entry.append(ledger)
+            && let Err(error) = append(&run, ledger)
         {
             eprintln!("{}: {error}", ledger.display());
             return false;
