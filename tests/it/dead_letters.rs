@@ -719,6 +719,7 @@ fn a_consumer_that_takes_too_long_is_cancelled_and_its_message_returns() {
     let tag = peer.expect_delivery().tag;
     let cancel = basic::Cancel { consumer_tag: "slow".into(), nowait: true };
     peer.expect(1, &AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)));
+    // Less the millisecond that clocks are read in.
     assert!(began.elapsed() > Duration::from_millis(199), "cancelled after {:?}", began.elapsed());
     expect_returned(&broker);
     // The channel lives on, and consumes again. What it acknowledges now is no longer its own.

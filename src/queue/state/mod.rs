@@ -719,6 +719,7 @@ impl<T> State<T> {
         self.make_ready(range, self.rules.quorum);
     }
 
+    /// `returned`: they go out before all others.
     fn make_ready(&mut self, range: Range<u64>, returned: bool) {
         let lost = self.log(range.start).map_or(Vec::new(), |log| log.lost(range.clone()));
         if !lost.is_empty() {
